@@ -1,0 +1,9 @@
+"""Runs the migrations on the connection that `Database.upgrade` hands in."""
+
+from alembic import context
+
+from storage.models import Base
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+with context.begin_transaction():
+    context.run_migrations()
