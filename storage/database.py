@@ -132,7 +132,7 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     def _connect(self, pool_size: int, durable: bool = True) -> AsyncEngine:
-        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 5, "pool_timeout": BUSY_TIMEOUT}
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 5, "pool_timeout": BUSY_TIMEOUT, "hide_parameters": True}
         if self.sqlite:
             engine = create_async_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT}, **options)
             _prepare_sqlite(engine, "FULL" if durable else "NORMAL")
@@ -152,7 +152,7 @@ class Database:
 def _prepare_sqlite(engine: AsyncEngine, synchronous: str) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # type: ignore[attr-defined]  # the begin event below decides, not the driver
+        connection.isolation_level = None  # the begin event below decides, not the driver
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", "cache_size=-16000"):
             cursor.execute(f"PRAGMA {pragma}")

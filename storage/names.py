@@ -11,8 +11,7 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 USERNAME_SLUG_MAX = 12
 USERNAME = re.compile(rf"smtp-[a-z0-9-]{{1,{USERNAME_SLUG_MAX}}}-[{passwords.CROCKFORD}]{{{passwords.ID_LENGTH}}}")
 
-# Characters that people cannot see, or that turn text around (Unicode: general categories Cc, Cf, Co, Cs, Cn, Zl, Zp). The joiner and
-# the variation selector make up emoji and some scripts' letters; between two visible characters they are harmless.
+# Characters that people cannot see, or that turn text around: Unicode's general categories, and letters drawn as blanks.
 _HIDDEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 _BLANKS = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0"}
 

@@ -121,9 +121,7 @@ class Hasher:
         threads: computations at once; defaults to the number of cores.
     """
 
-    def __init__(
-        self, memory_kib: int = 19456, time_cost: int = 2, parallelism: int = 1, threads: int | None = None
-    ) -> None:
+    def __init__(self, memory_kib: int = 19456, time_cost: int = 2, parallelism: int = 1, threads: int | None = None) -> None:
         self._argon2 = PasswordHasher(time_cost=time_cost, memory_cost=memory_kib, parallelism=parallelism)
         self._pool = ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1, thread_name_prefix="argon2")
 

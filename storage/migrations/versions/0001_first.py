@@ -1,5 +1,7 @@
 """The first tables, the view for mail servers, and the triggers that keep the audit log append-only."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -20,7 +22,7 @@ WHERE c.state = 'active' AND c.password_hash IS NOT NULL AND (c.expires_at IS NU
 """
 
 
-def partial(condition: str) -> dict[str, sa.TextClause]:
+def partial(condition: str) -> dict[str, Any]:
     return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
 
 
@@ -97,7 +99,11 @@ def upgrade() -> None:
         sa.CheckConstraint("password_hash IS NULL OR password_hash LIKE '$argon2id$%'", name="hash_is_argon2id"),
     )
     op.create_index(
-        "credentials_live_name", "credentials", ["workspace_id", "name_key"], unique=True, **partial("state <> 'deleted'")
+        "credentials_live_name",
+        "credentials",
+        ["workspace_id", "name_key"],
+        unique=True,
+        **partial("state <> 'deleted'"),
     )
     op.create_index(
         "credentials_list",
@@ -108,9 +114,7 @@ def upgrade() -> None:
     op.create_index("credentials_pending", "credentials", ["created_at"], **partial("state = 'pending'"))
     op.create_table(
         "audit_events",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("action", sa.String(32), nullable=False),
         sa.Column("outcome", sa.String(16), nullable=False),
@@ -140,7 +144,7 @@ def upgrade() -> None:
         sa.Column("last_event", sa.BigInteger, nullable=False),
         sa.Column("last_hash", sa.String(64), nullable=False),
     )
-    op.execute(f"INSERT INTO audit_head VALUES (1, 0, '{'0' * 64}')")
+    op.execute("INSERT INTO audit_head VALUES (1, 0, '" + "0" * 64 + "')")
     op.create_table(
         "seen",
         sa.Column("key", sa.String(80), primary_key=True),

@@ -1,0 +1,285 @@
+"""Credentials: made pending, activated when their password was handed over, listed, deleted.
+
+Every change is one transaction with its audit row, and checks the actor's right inside it.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage import names, passwords
+from storage.access import Action
+from storage.audit import Attempt, Origin, What, attempt
+from storage.database import Database
+from storage.models import LIVE, Credential, State, Workspace
+from storage.refusals import (
+    AlreadyDeleted,
+    AlreadyRequested,
+    NameTaken,
+    NoLongerPending,
+    NoSuchCredential,
+)
+from storage.workspaces import by_id, of_channel
+
+PAGE_ROWS = 10
+PENDING_LIFETIME = timedelta(minutes=5)
+SWEEP_BATCH = 100
+SUGGEST_AMONG = 500
+
+
+class Order(StrEnum):
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a list a page begins: after this credential, or before it."""
+
+    credential_id: str
+    before: bool = False
+    position: int = 0
+    """How many rows stand before the page; only shown, never counted with."""
+
+
+@dataclass(frozen=True)
+class Page:
+    rows: Sequence[Credential]
+    total: int
+    first: int
+    """The position of the first row, from 1."""
+    previous: Place | None
+    next: Place | None
+
+
+async def create_pending(
+    db: Database, origin: Origin, channel: str, name: str, request_key: str, expires_at: datetime | None = None
+) -> tuple[Credential, Workspace]:
+    """The first step of section 5: a row without a hash, which cannot log in.
+
+    Args:
+        channel: its workspace gets the credential, and the password will be shown there.
+        request_key: Slack team and view id; a second submission of the same modal is refused.
+
+    Raises:
+        NameInvalid, NameTaken, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested.
+    """
+    name = names.clean_name(name)
+    async with attempt(db, What.CREATE, origin) as current:
+        session = current.session
+        workspace = await of_channel(session, origin.actor.team, channel)
+        await current.allow(Action.CREATE, workspace)
+        repeated = select(Credential).where(Credential.request_key == request_key)
+        if (await session.scalars(repeated)).one_or_none():
+            raise AlreadyRequested
+        key = names.name_key(name)
+        same = select(Credential.id).where(
+            Credential.workspace_id == workspace.id, Credential.name_key == key, Credential.state != State.DELETED
+        )
+        if (await session.scalars(same)).first():
+            raise NameTaken(name, workspace.name)
+        credential_id = passwords.new_id()
+        while await session.get(Credential, credential_id):
+            credential_id = passwords.new_id()
+        credential = Credential(
+            id=credential_id,
+            workspace_id=workspace.id,
+            name=name,
+            name_key=key,
+            username=names.username(workspace.slug, credential_id),
+            state=State.PENDING,
+            version=1,
+            created_at=db.clock(),
+            created_by=origin.actor.user,
+            created_in=channel,
+            request_key=request_key,
+            expires_at=expires_at,
+        )
+        session.add(credential)
+        current.credential = credential
+    return credential, workspace
+
+
+async def activate(db: Database, origin: Origin, credential_id: str, password_hash: str) -> Credential:
+    """The last step: the password was handed over. Raises NoLongerPending when the credential was discarded meanwhile."""
+    async with attempt(db, What.ACTIVATE, origin) as current:
+        credential = await _about(current, credential_id)
+        if credential.state != State.PENDING:
+            raise NoLongerPending
+        credential.state = State.ACTIVE
+        credential.password_hash = password_hash
+        credential.version += 1
+        await _count(current, credential, +1)
+    return credential
+
+
+async def discard(db: Database, origin: Origin, credential_id: str, reason: str) -> bool:
+    """Ends a pending credential whose password was not, or not surely, handed over. False when it is no longer pending."""
+    try:
+        async with attempt(db, What.DISCARD, origin, reason) as current:
+            credential = await _about(current, credential_id)
+            if credential.state != State.PENDING:
+                raise NoLongerPending
+            _end(credential, origin.actor.user, db.clock())
+    except NoLongerPending:
+        return False
+    return True
+
+
+async def abandoned(db: Database) -> Sequence[Credential]:
+    """Pending credentials older than `PENDING_LIFETIME`: what a crash left behind."""
+    query = select(Credential).where(text("state = 'pending'"), Credential.created_at < db.clock() - PENDING_LIFETIME)
+    async with db.read() as session:
+        return (await session.scalars(query.order_by(Credential.created_at).limit(SWEEP_BATCH))).all()
+
+
+async def delete(db: Database, origin: Origin, credential_id: str, reason: str | None = None) -> tuple[Credential, Workspace]:
+    """Deletes for ever: state, hash and audit row in one transaction; a mail server refuses the next log-in.
+
+    Raises:
+        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted (with who and when).
+    """
+    async with attempt(db, What.DELETE, origin, reason) as current:
+        credential = await _about(current, credential_id)
+        workspace = await by_id(current.session, credential.workspace_id)
+        await current.allow(Action.DELETE, workspace)
+        if credential.state == State.DELETED:
+            raise already_deleted(credential)
+        if credential.state != State.PENDING:
+            await _count(current, credential, -1)
+        _end(credential, origin.actor.user, db.clock())
+    return credential, workspace
+
+
+def already_deleted(credential: Credential) -> AlreadyDeleted:
+    if credential.deleted_by is None or credential.deleted_at is None:
+        raise ValueError(f"{credential.username} is not deleted")
+    return AlreadyDeleted(credential.name, credential.username, credential.deleted_by, credential.deleted_at)
+
+
+async def get(session: AsyncSession, credential_id: str) -> tuple[Credential, Workspace]:
+    """Raises NoSuchCredential."""
+    credential = await session.get(Credential, credential_id)
+    if credential is None:
+        raise NoSuchCredential
+    return credential, await by_id(session, credential.workspace_id)
+
+
+async def by_username(session: AsyncSession, username: str) -> Credential | None:
+    """In whatever workspace, also deleted ones."""
+    return (await session.scalars(select(Credential).where(Credential.username == username))).one_or_none()
+
+
+async def by_request(session: AsyncSession, request_key: str) -> Credential | None:
+    return (await session.scalars(select(Credential).where(Credential.request_key == request_key))).one_or_none()
+
+
+async def find(session: AsyncSession, workspace: Workspace, target: str, limit: int = 10) -> list[Credential]:
+    """The live credentials of the workspace that a typed name or username means: the one it names, or those that contain it.
+
+    Raises:
+        NoSuchCredential: with the closest name. AlreadyDeleted: it is the username of a deleted one of this workspace.
+    """
+    target = target.strip()
+    key = names.name_key(target)
+    live = select(Credential).where(Credential.workspace_id == workspace.id, text(LIVE))
+    exact = live.where(or_(Credential.name_key == key, Credential.username == target.lower()))
+    found = (await session.scalars(exact)).all()
+    if not found and key:
+        found = (await session.scalars(live.where(_contains(key)).limit(limit))).all()
+    if found:
+        return list(found)
+    known = await by_username(session, target.lower())
+    if known and known.workspace_id == workspace.id and known.state == State.DELETED:
+        raise already_deleted(known)
+    some = select(Credential.name).where(Credential.workspace_id == workspace.id, text(LIVE))
+    some = some.order_by(Credential.created_at.desc()).limit(SUGGEST_AMONG)
+    candidates = (await session.scalars(some)).all()
+    closest = difflib.get_close_matches(target, candidates, n=1)
+    raise NoSuchCredential(target, closest[0] if closest else None)
+
+
+async def page(session: AsyncSession, workspace: Workspace, order: Order, words: str = "", place: Place | None = None) -> Page:
+    """Ten rows of the workspace's live credentials.
+
+    Args:
+        words: each must stand in the name (in any case) or in the username.
+        place: where the page begins; None, or a credential that is gone, begins at the top.
+    """
+    listed: list[ColumnElement[bool]] = [Credential.workspace_id == workspace.id, text(LIVE)]  # type: ignore[list-item]
+    listed += [_contains(names.name_key(word)) for word in words.split()]
+    total = workspace.credential_count
+    if words:
+        total = (await session.scalars(select(func.count()).select_from(Credential).where(*listed))).one()
+    descending = order is Order.NEWEST
+    anchor = await session.get(Credential, place.credential_id) if place else None
+    if anchor is None or anchor.workspace_id != workspace.id:
+        anchor = place = None
+    backwards = place is not None and place.before
+    query = select(Credential).where(*listed)
+    if anchor is not None:
+        query = query.where(_beyond(anchor, descending != backwards))
+    query = _sorted(query, descending != backwards).limit(PAGE_ROWS + 1)
+    rows = list((await session.scalars(query)).all())
+    more = len(rows) > PAGE_ROWS
+    rows = rows[:PAGE_ROWS]
+    if backwards:
+        rows.reverse()
+        if not more and len(rows) < PAGE_ROWS:
+            return await page(session, workspace, order, words)
+    first = min(place.position, max(total - len(rows), 0)) + 1 if place else 1
+    if place and not backwards and not more:
+        first = max(total - len(rows), 0) + 1
+    has_previous = more if backwards else place is not None
+    has_next = True if backwards else more
+    return Page(
+        rows,
+        total,
+        first,
+        Place(rows[0].id, before=True, position=max(first - 1 - PAGE_ROWS, 0)) if rows and has_previous else None,
+        Place(rows[-1].id, position=first - 1 + len(rows)) if rows and has_next else None,
+    )
+
+
+def _contains(key: str) -> ColumnElement[bool]:
+    return or_(Credential.name_key.contains(key, autoescape=True), Credential.username.contains(key, autoescape=True))
+
+
+def _beyond(anchor: Credential, descending: bool) -> ColumnElement[bool]:
+    at, key = Credential.created_at, Credential.id
+    if descending:
+        return and_(at <= anchor.created_at, or_(at < anchor.created_at, key < anchor.id))
+    return and_(at >= anchor.created_at, or_(at > anchor.created_at, key > anchor.id))
+
+
+def _sorted(query: Select[Credential], descending: bool) -> Select[Credential]:
+    if descending:
+        return query.order_by(Credential.created_at.desc(), Credential.id.desc())
+    return query.order_by(Credential.created_at, Credential.id)
+
+
+async def _about(current: Attempt, credential_id: str) -> Credential:
+    credential = await current.session.get(Credential, credential_id)
+    if credential is None:
+        raise NoSuchCredential
+    current.credential = credential
+    current.workspace = await by_id(current.session, credential.workspace_id)
+    return credential
+
+
+async def _count(current: Attempt, credential: Credential, change: int) -> None:
+    workspace = await by_id(current.session, credential.workspace_id)
+    workspace.credential_count += change
+
+
+def _end(credential: Credential, by: str, at: datetime) -> None:
+    credential.state = State.DELETED
+    credential.password_hash = None
+    credential.version += 1
+    credential.deleted_by = by
+    credential.deleted_at = at

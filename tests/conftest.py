@@ -1,0 +1,58 @@
+"""What every test stands on: the two databases, and (in `people.py`) the bot in a local Slack."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+
+from storage.database import Database
+from tests import postgres
+
+
+def need(what: str) -> NoReturn:
+    """Skips a test for a missing system package, or fails it where all must run (REQUIRE_ALL=1, as CI sets)."""
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(f"{what} is not installed, and REQUIRE_ALL=1 allows no skip")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a private PostgreSQL."""
+    if postgres.binaries() is None:
+        need("PostgreSQL's server (Debian: postgresql)")
+    with postgres.private_cluster() as address:
+        yield address
+
+
+_made = 0
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The address of a new, empty PostgreSQL database."""
+    global _made
+    _made += 1
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE test_{_made}")
+    return f"{postgres_server}/test_{_made}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new, empty database, on SQLite and on PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'bot.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """A migrated store."""
+    database = Database(database_url)
+    await database.upgrade()
+    yield database
+    await database.close()

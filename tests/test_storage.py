@@ -1,0 +1,183 @@
+"""The store alone: promises that hold whatever asks for them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from storage import audit, credentials, workspaces
+from storage.access import Actor
+from storage.audit import Origin, Surface
+from storage.database import Database, Schema
+from storage.models import Base, Workspace
+from storage.passwords import Hasher
+from storage.refusals import AlreadyDeleted, NameTaken, NotAllowed, Refusal
+
+OWNER = Actor("U0OWNER", "T0HOME", owner=True)
+STRANGER = Actor("U0STRANGER", "T0HOME")
+CHANNEL = "C0MAIL"
+
+
+def by(actor: Actor) -> Origin:
+    return Origin(actor, Surface.MODAL, reference="ref1", channel=CHANNEL, source="V1")
+
+
+@pytest.fixture
+async def acme(db: Database) -> Workspace:
+    workspace = await workspaces.add(db, by(OWNER), "acme", "Acme")
+    await workspaces.map_channel(db, by(OWNER), "T0HOME", CHANNEL, workspace.id)
+    return workspace
+
+
+async def make(db: Database, name: str, key: str | None = None) -> str:
+    credential, _ = await credentials.create_pending(db, by(OWNER), CHANNEL, name, key or f"view-{name}")
+    hasher = Hasher(memory_kib=8, time_cost=1)
+    await credentials.activate(db, by(OWNER), credential.id, await hasher.hash("secret"))
+    return credential.id
+
+
+async def passdb(db: Database) -> list[Any]:
+    async with db.read() as session:
+        return list((await session.execute(text("SELECT username, password, workspace FROM smtp_passdb"))).all())
+
+
+async def test_migrations_make_exactly_the_tables_of_the_models(db: Database) -> None:
+    def differences(connection: Connection) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+    assert await db.schema() is Schema.CURRENT
+    async with db.read() as session:
+        connection = await session.connection()
+        assert await connection.run_sync(differences) == []
+
+
+async def test_only_an_active_credential_is_in_the_passdb(db: Database, acme: Workspace) -> None:
+    credential, _ = await credentials.create_pending(db, by(OWNER), CHANNEL, "Printer", "view")
+    assert await passdb(db) == []
+    await credentials.activate(db, by(OWNER), credential.id, await Hasher(8, 1).hash("secret"))
+    [(username, password, workspace)] = await passdb(db)
+    assert (username, workspace) == (credential.username, "acme")
+    assert password.startswith("{ARGON2ID}$argon2id$")
+    await credentials.delete(db, by(OWNER), credential.id)
+    assert await passdb(db) == []
+
+
+async def test_two_people_creating_the_same_name_at_once_make_one(db: Database, acme: Workspace) -> None:
+    results = await asyncio.gather(
+        *(credentials.create_pending(db, by(OWNER), CHANNEL, name, f"view {name}") for name in ("Printer", "ｐrinter", "PRINTER")),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in results) == ["NameTaken", "NameTaken", "tuple"]
+    assert all(isinstance(result, tuple | NameTaken) for result in results)
+
+
+async def test_exactly_one_of_many_deletes_wins(db: Database, acme: Workspace) -> None:
+    credential_id = await make(db, "Printer")
+    results = await asyncio.gather(*(credentials.delete(db, by(OWNER), credential_id) for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(result, tuple) for result in results) == 1
+    assert sum(isinstance(result, AlreadyDeleted) for result in results) == 7
+
+
+async def test_concurrent_writers_keep_one_audit_chain(db: Database, acme: Workspace) -> None:
+    await asyncio.gather(*(make(db, f"Printer {number}") for number in range(10)))
+    verdict = await audit.verify(db)
+    assert verdict.broken is None
+    assert verdict.rows == 2 + 20
+
+
+async def test_a_denied_attempt_changes_nothing_and_is_in_the_audit_log(db: Database, acme: Workspace) -> None:
+    credential_id = await make(db, "Printer")
+    with pytest.raises(NotAllowed):
+        await credentials.delete(db, by(STRANGER), credential_id, reason="because")
+    assert len(await passdb(db)) == 1
+    async with db.read() as session:
+        [row] = await audit.latest(session, acme, limit=1)
+    assert (row.action, row.outcome, row.cause, row.user_id, row.credential_id, row.reason) == (
+        "delete",
+        "refused",
+        "not_allowed",
+        "U0STRANGER",
+        credential_id,
+        "because",
+    )
+
+
+async def test_the_audit_log_refuses_changes_and_verify_finds_forced_ones(db: Database, acme: Workspace) -> None:
+    for number in range(5):
+        await make(db, f"Printer {number}")
+    for statement in ("UPDATE audit_events SET reason = 'x'", "DELETE FROM audit_events"):
+        with pytest.raises(DBAPIError, match="append-only"):
+            async with db.write() as session:
+                await session.execute(text(statement))
+    async with db.write() as session:
+        if db.sqlite:
+            await session.execute(text("DROP TRIGGER audit_events_no_update"))
+        else:
+            await session.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+        await session.execute(text("UPDATE audit_events SET user_id = 'U0OTHER' WHERE id = 7"))
+    assert (await audit.verify(db)).broken == 7
+
+
+async def test_a_chain_cut_off_at_its_end_is_broken(db: Database, acme: Workspace) -> None:
+    await make(db, "Printer")
+    async with db.write() as session:
+        if db.sqlite:
+            await session.execute(text("DROP TRIGGER audit_events_no_delete"))
+        else:
+            await session.execute(text("ALTER TABLE audit_events DISABLE TRIGGER USER"))
+        await session.execute(text("DELETE FROM audit_events WHERE id = 4"))
+    assert (await audit.verify(db)).broken == 4
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 11, 20, 25])
+async def test_pages_walk_every_credential_once_in_both_directions(db: Database, acme: Workspace, count: int) -> None:
+    made = [await make(db, f"Relay {number}") for number in range(count)]
+    for order, expected in ((credentials.Order.OLDEST, made), (credentials.Order.NEWEST, made[::-1])):
+        async with db.read() as session:
+            page = await credentials.page(session, acme_now := await workspaces.by_id(session, acme.id), order)
+            seen = [row.id for row in page.rows]
+            while page.next:
+                page = await credentials.page(session, acme_now, order, place=page.next)
+                assert page.first == len(seen) + 1
+                seen += [row.id for row in page.rows]
+            if order is credentials.Order.OLDEST:
+                assert seen == expected
+            assert sorted(seen) == sorted(expected)
+            back = [row.id for row in page.rows]
+            while page.previous:
+                page = await credentials.page(session, acme_now, order, place=page.previous)
+                back = [row.id for row in page.rows] + back
+            assert back == seen
+            assert page.total == count
+
+
+async def test_words_filter_by_part_of_a_name_or_username_and_percent_is_a_character(db: Database, acme: Workspace) -> None:
+    for name in ("Website relay", "100% printer", "Warehouse relay"):
+        await make(db, name)
+    async with db.read() as session:
+        here = await workspaces.by_id(session, acme.id)
+
+        async def names(words: str) -> set[str]:
+            return {row.name for row in (await credentials.page(session, here, credentials.Order.NEWEST, words)).rows}
+
+        assert await names("RELAY") == {"Website relay", "Warehouse relay"}
+        assert await names("relay web") == {"Website relay"}
+        assert await names("0%") == {"100% printer"}
+        assert await names("smtp-acme") == {"Website relay", "100% printer", "Warehouse relay"}
+        assert await names("nothing") == set()
+
+
+async def test_what_a_crash_left_pending_is_found_after_five_minutes(db: Database, acme: Workspace) -> None:
+    credential, _ = await credentials.create_pending(db, by(OWNER), CHANNEL, "Printer", "view")
+    assert await credentials.abandoned(db) == []
+    now = db.clock
+    db.clock = lambda: now() + credentials.PENDING_LIFETIME * 2
+    assert [row.id for row in await credentials.abandoned(db)] == [credential.id]
+    assert await credentials.discard(db, by(OWNER), credential.id, "left behind")
+    assert not await credentials.discard(db, by(OWNER), credential.id, "left behind")
+    with pytest.raises(Refusal):
+        await credentials.activate(db, by(OWNER), credential.id, "$argon2id$x")
