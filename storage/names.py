@@ -53,5 +53,5 @@ def clean_slug(text: str) -> str:
 
 
 def username(slug: str, credential_id: str) -> str:
-    """`smtp-<slug, at most 12 characters>-<id>`: at most 26 characters of [a-z0-9-] (OpenSMTPD fails above 31, some devices above 32)."""
+    """`smtp-<slug, at most 12 characters>-<id>`: at most 26 of [a-z0-9-] (OpenSMTPD fails above 31, some devices above 32)."""
     return f"smtp-{slug[:USERNAME_SLUG_MAX].rstrip('-')}-{credential_id}"

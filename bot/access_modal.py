@@ -1,0 +1,125 @@
+"""Who has which role in a workspace: see, add, remove.
+
+`/smtp access` opens the modal for the channel's workspace. Adding is its submission; removing is a button on each row, with a question first.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiohttp import ClientError
+from slack_bolt.app.async_app import AsyncApp
+from slack_sdk.errors import SlackApiError
+
+from bot import blocks, texts
+from bot.blocks import DIVIDER, OPTIONS_MAX, Block, bold, button, field, foot, line, modal, mrkdwn, option, principal_mrkdwn
+from bot.codec import OnGrant, OnWorkspace
+from bot.door import Answer, Door, Request, describe, errors, update
+from storage import grants, workspaces
+from storage.access import Action, Role
+from storage.audit import What
+from storage.models import RoleGrant, Workspace
+from storage.refusals import NotAllowed
+
+ACCESS = "grant_role"
+REMOVE = "remove_grant"
+ROWS_SHOWN = 40
+CAN = {
+    Role.READER: "sees the list",
+    Role.RESPONDER: "sees the list and deletes, from anywhere",
+    Role.WRITER: "sees the list, creates and deletes",
+    Role.ADMIN: "everything, also roles and channels",
+}
+
+log = structlog.get_logger(__name__)
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    app.view(ACCESS)(**door.submission(submit))
+    app.action(REMOVE)(**door.work(remove))
+
+
+async def open_modal(request: Request) -> None:
+    """`/smtp access`. Raises ChannelNotMapped, NotAllowed and what else stands in the way."""
+    services = request.services
+    async with services.db.read() as session:
+        workspace = await workspaces.of_channel(session, services.team, request.in_channel())
+    actor, _ = await request.allow(Action.ADMINISTER, workspace, What.GRANT)
+    await request.open(await _view(request, workspace, actor.owner))
+
+
+async def submit(request: Request) -> Answer:
+    services = request.services
+    token = OnWorkspace.decode(request.metadata)
+    request.channel = token.channel
+    given = blocks.values(request.view or {})
+    chosen = [one for one in (given.get("person"), given.get("group")) if one]
+    if len(chosen) != 1:
+        return Answer(errors(person="Choose one person or one user group."))
+    async with services.db.read() as session:
+        workspace = await workspaces.by_id(session, token.workspace)
+    everywhere = "everywhere" in (given.get("everywhere") or [])
+    actor = await request.actor(workspace)
+    try:
+        where = None if everywhere else workspace.id
+        await grants.grant(services.db, request.origin(actor), services.team, chosen[0], Role(given["role"]), where)
+    except NotAllowed as refusal:
+        return Answer(errors(person=blocks.flat(texts.sentence(refusal, services.command))))
+    return Answer(update(await _view(request, workspace, actor.owner)))
+
+
+async def remove(request: Request) -> None:
+    services = request.services
+    grant_id = OnGrant.decode(request.value).grant
+    token = OnWorkspace.decode(request.metadata)
+    async with services.db.read() as session:
+        workspace = await workspaces.by_id(session, token.workspace)
+    actor = await request.actor(workspace)
+    await grants.remove(services.db, request.origin(actor), grant_id)
+    view = await _view(request, workspace, actor.owner)
+    await services.client.views_update(view_id=(request.view or {})["id"], view=view)
+
+
+async def _view(request: Request, workspace: Workspace, owner: bool) -> dict[str, Any]:
+    async with request.services.db.read() as session:
+        held = await grants.of_workspace(session, request.services.team, workspace)
+    return access_view(workspace, held, await _user_groups(request), owner, request.channel)
+
+
+async def _user_groups(request: Request) -> list[tuple[str, str]]:
+    """(id, handle) of the Slack team's user groups; none where the plan has none or Slack does not answer."""
+    try:
+        answer = await request.services.client.usergroups_list()
+    except (SlackApiError, ClientError, TimeoutError) as error:
+        log.info("user groups not listed", error=describe(error))
+        return []
+    return [(group["id"], f"@{group['handle']}") for group in answer["usergroups"]][:OPTIONS_MAX]
+
+
+def access_view(
+    workspace: Workspace, held: Sequence[RoleGrant], groups: list[tuple[str, str]], owner: bool, channel: str | None
+) -> dict[str, Any]:
+    rows: list[Block] = [line("Roles in ", bold(workspace.name))]
+    for one in held[:ROWS_SHOWN]:
+        scope = " in all workspaces" if one.workspace_id is None else ""
+        made: Block = {"type": "section", "text": mrkdwn(f"{principal_mrkdwn(one.principal)}  {one.role}{scope}")}
+        if one.workspace_id is not None or owner:
+            ask = blocks.confirm("Remove this role?", "It stops counting at once, also in windows that are open.", "Remove", "Keep it")
+            made["accessory"] = button("Remove…", REMOVE, OnGrant(grant=one.id).encode(), confirm=ask)
+        rows.append(made)
+    if len(held) > ROWS_SHOWN:
+        rows.append(foot(f"And {len(held) - ROWS_SHOWN} more."))
+    if not held:
+        rows.append(line("Nobody has a role yet. People in its channels can see the list."))
+    roles = [option(role.value, role.value, can) for role, can in CAN.items()]
+    rows += [DIVIDER, field("Person", "person", {"type": "users_select"}, optional=True)]
+    if groups:
+        options = [option(handle, group) for group, handle in groups]
+        warning = "Anyone who can edit a user group can give themselves its role."
+        rows.append(field("Or a user group", "group", {"type": "static_select", "options": options}, warning, optional=True))
+    rows.append(field("Role", "role", {"type": "static_select", "options": roles}))
+    if owner:
+        box = {"type": "checkboxes", "options": [option("in all mail workspaces", "everywhere")]}
+        rows.append(field("Where", "everywhere", box, optional=True))
+    metadata = OnWorkspace(workspace=workspace.id, channel=channel).encode()
+    return modal("Access", rows, ACCESS, submit="Add", metadata=metadata)

@@ -1,0 +1,76 @@
+"""What travels through Slack in a button's `value` and a view's `private_metadata`: record ids and a place in a list, nothing else.
+
+What comes back is read strictly and looked up again; whoever presses is authorized again.
+"""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.credentials import Order, Place
+from storage.passwords import CROCKFORD
+from storage.refusals import SurfaceOutdated
+
+Channel = Field(default=None, pattern=r"^[CDG][A-Z0-9]{2,30}$")
+
+
+class Token(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def encode(self) -> str:
+        return self.model_dump_json(exclude_none=True)
+
+    @classmethod
+    def decode(cls, text: str | None) -> Self:
+        """Raises SurfaceOutdated for anything that `encode` of this class did not write."""
+        try:
+            return cls.model_validate_json(text or "")
+        except ValidationError:
+            raise SurfaceOutdated from None
+
+
+class InChannel(Token):
+    """A modal, with the channel that it was opened in."""
+
+    channel: str | None = Channel
+
+
+class OnCredential(Token):
+    """Something about one credential, with the channel that it was begun in."""
+
+    credential: str = Field(pattern=rf"^[{CROCKFORD}]{{8}}$")
+    channel: str | None = Channel
+
+
+class OnGrant(Token):
+    grant: int
+
+
+class OnWorkspace(Token):
+    workspace: int
+    channel: str | None = Channel
+
+
+class InList(Token):
+    """A list as it is shown: how it is sorted and filtered, and where its page begins."""
+
+    order: Order
+    words: str = Field(default="", max_length=200)
+    credential: str | None = Field(default=None, pattern=rf"^[{CROCKFORD}]{{8}}$")
+    before: bool = False
+    position: int = Field(default=0, ge=0)
+
+    @property
+    def place(self) -> Place | None:
+        return Place(self.credential, self.before, self.position) if self.credential else None
+
+    @classmethod
+    def at(cls, order: Order, words: str, place: Place) -> Self:
+        return cls(order=order, words=words, credential=place.credential_id, before=place.before, position=place.position)
+
+
+class InAudit(Token):
+    """The audit log as it is shown: about whom or what, and older than which row."""
+
+    about: str | None = Field(default=None, max_length=64)
+    before: int | None = None

@@ -1,0 +1,194 @@
+"""The words after `/smtp`: one table that dispatches, writes the help and guesses what an unknown word meant.
+
+Typed words only open modals or show something; nothing is created or deleted by text alone.
+"""
+
+import difflib
+import html
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from slack_bolt.app.async_app import AsyncApp
+
+from bot import access_modal, audit_log, create, delete, listing, setup, texts
+from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, lines, people, principal
+from bot.codec import OnCredential
+from bot.create import CREATE
+from bot.delete import OPEN_DELETE
+from bot.door import Door, Request
+from bot.listing import SHOW
+from bot.services import Services
+from bot.setup import OPEN_SETUP
+from storage import access, credentials, passwords, workspaces
+from storage.access import STRONGEST_FIRST, TABLE, Action, Right
+from storage.models import State, Workspace
+from storage.names import looks_like_password
+from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
+
+HELP = "show_help"
+TEXT_MAX = 200  # typed characters that are read
+QUOTES = "\"'“”„‟«»‹›‘’‚‛「」"
+
+
+@dataclass(frozen=True)
+class Word:
+    run: Callable[[Request, str], Awaitable[None]]
+    arguments: str
+    says: str
+    needs: Action | None = None
+
+
+async def typed_help(request: Request, _rest: str) -> None:
+    await show_menu(request)
+
+
+async def typed_create(request: Request, rest: str) -> None:
+    await create.open_modal(request, unquote(rest))
+
+
+async def typed_list(request: Request, rest: str) -> None:
+    await listing.typed(request, rest)
+
+
+async def typed_delete(request: Request, rest: str) -> None:
+    target = unquote(rest)
+    if not target:
+        await request.say(["Which one? Type ", code(f"{request.services.command} delete Website relay"), ", or choose it in the list."])
+        return await listing.open_list(request)
+    return await delete.choose(request, target)
+
+
+async def typed_setup(request: Request, _rest: str) -> None:
+    await setup.open_modal(request)
+
+
+async def typed_access(request: Request, _rest: str) -> None:
+    await access_modal.open_modal(request)
+
+
+async def typed_audit(request: Request, rest: str) -> None:
+    await audit_log.typed(request, unquote(rest))
+
+
+GRAMMAR: dict[str, Word] = {
+    "help": Word(typed_help, "", "what you can do here, and your role"),
+    "create": Word(typed_create, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
+    "list": Word(typed_list, "", "newest first; add oldest, or part of a name", Action.LIST),
+    "delete": Word(typed_delete, "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
+    "setup": Word(typed_setup, "", "connect this channel to a mail workspace", Action.ADMINISTER),
+    "access": Word(typed_access, "", "see, add and remove roles", Action.ADMINISTER),
+    "audit": Word(typed_audit, "", "the latest events; add a username or @person", Action.ADMINISTER),
+}
+
+
+def register(app: AsyncApp, door: Door, services: Services) -> None:
+    app.command(services.command)(**door.work(dispatch))
+    app.action(HELP)(**door.work(show_menu))
+
+
+async def dispatch(request: Request) -> None:
+    text = html.unescape(request.text)[:TEXT_MAX].strip()
+    if looks_like_password(text):
+        return await refuse_password(request, text)
+    word, _, rest = text.partition(" ")
+    known = GRAMMAR.get(word.lower() or "help")
+    if known is None:
+        return await show_menu(request, unknown=word)
+    return await known.run(request, rest.strip())
+
+
+def unquote(text: str) -> str:
+    """The text without quotes around it, also typographic ones."""
+    stripped = text.strip()
+    if len(stripped) >= 2 and stripped[0] in QUOTES and stripped[-1] in QUOTES:
+        return stripped[1:-1].strip()
+    return stripped
+
+
+async def refuse_password(request: Request, text: str) -> None:
+    """A password typed into a command is not used and not repeated; whoever may delete its credential is offered that."""
+    says: list[Piece] = ["That looks like an SMTP password, so I didn't use it. If it's real, treat it as leaked."]
+    more: list[Block] = []
+    found = next((parsed.credential_id for parsed in passwords.find(text) if parsed.credential_id), None)
+    if found:
+        try:
+            async with request.services.db.read() as session:
+                credential, workspace = await credentials.get(session, found)
+                actor = await request.actor(workspace)
+                held = await access.rights(session, actor, workspace)
+            if credential.state != State.DELETED and any(Action.DELETE in TABLE[right.role] for right in held):
+                value = OnCredential(credential=found, channel=request.channel).encode()
+                more.append(actions(button("Revoke it", OPEN_DELETE, value, style="danger")))
+        except NoSuchCredential:
+            pass
+    if not more:
+        says.append(" Ask an admin of its mail workspace to delete that credential.")
+    await request.say(says, *more)
+
+
+async def show_menu(request: Request, unknown: str | None = None) -> None:
+    """What the person can do here, their role and how they have it."""
+    services = request.services
+    workspace: Workspace | None = None
+    problem: list[Piece] | None = None
+    try:
+        async with services.db.read() as session:
+            workspace = await workspaces.of_channel(session, services.team, request.in_channel())
+    except (ChannelNotMapped, ChannelPaused) as refusal:
+        problem = texts.sentence(refusal, services.command)
+    actor = await request.actor(workspace)
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    async with services.db.read() as session:
+        held = await access.rights(session, actor, workspace)
+        admins = await access.helpers(session, actor, workspace) if workspace else []
+    rows: list[Block] = []
+    if unknown is not None:
+        close = difflib.get_close_matches(unknown.lower(), GRAMMAR, n=1, cutoff=0.5)
+        guess: list[Piece] = [" Did you mean ", bold(close[0]), "?"] if close else []
+        rows.append(line(f'I don\'t know "{unknown}".', *guess))
+    rows += menu(services, workspace, problem, held, admins)
+    rows.append(foot(f"Slack team {services.team} · channel {request.channel} · you {request.user} · {texts.ONLY_YOU}"))
+    await request.show(rows)
+
+
+def menu(
+    services: Services, workspace: Workspace | None, problem: list[Piece] | None, held: list[Right], admins: list[str]
+) -> list[Block]:
+    allowed = frozenset[Action]().union(*(TABLE[right.role] for right in held))
+    buttons = []
+    rows: list[Block] = []
+    if workspace:
+        rows.append(line("This channel manages SMTP credentials in ", bold(workspace.name), ". What would you like to do?"))
+        if Action.CREATE in allowed:
+            buttons.append(button("Create credential", CREATE, style="primary"))
+        if Action.LIST in allowed:
+            buttons.append(button("Show credentials", SHOW))
+    elif problem:
+        rows.append(line(*problem))
+    if Action.ADMINISTER in allowed:
+        buttons.append(button("Set up this channel", OPEN_SETUP))
+    if buttons:
+        rows.append(actions(*buttons))
+    shown = [(name, word) for name, word in GRAMMAR.items() if word.needs is None or word.needs in allowed]
+    rows.append(lines(*([code(f"{services.command} {name} {word.arguments}".strip()), f"  {word.says}"] for name, word in shown)))
+    if workspace:
+        rows.append(line(*role_sentence(held, workspace, admins)))
+    if Action.CREATE in allowed:
+        rows.append(line(texts.GONE_PASSWORD))
+    return rows
+
+
+def role_sentence(held: list[Right], workspace: Workspace, admins: list[str]) -> list[Piece]:
+    ask: list[Piece] = [" Ask one of its admins for more: ", *people(admins), "."] if admins else []
+    if not held:
+        return ["You have no role in ", bold(workspace.name), ".", *ask]
+    right = min(held, key=lambda one: STRONGEST_FIRST.index(one.role))
+    can = ", ".join(action.value for action in Action if action in TABLE[right.role])
+    how: list[Piece]
+    if (right.via.startswith("S") and right.via[1:2].isupper()) or right.via.startswith("S0"):
+        how = [", through ", principal(right.via)]
+    else:
+        how = {"owner": [", as BOT_OWNERS says"], "member": [", because you're in its channel"]}.get(right.role, [""])
+    article = "an" if right.role in ("admin", "owner") else "a"
+    return [f"You're {article} ", bold(right.role), " of ", bold(workspace.name), *how, f". You can: {can}."]

@@ -1,0 +1,263 @@
+"""The door: what Slack sends becomes a `Request`, a handler does the thing, and whatever goes wrong becomes a sentence for the person.
+
+Every listener comes through here. `work` acknowledges at once and handles afterwards; `submission` handles a modal's submission within
+Slack's 3 seconds, because its answer shows in the modal, and may leave something to do for afterwards.
+https://docs.slack.dev/interactivity/handling-user-interaction
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import ClientError
+from prometheus_client import Counter, Histogram
+from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_bolt.context.async_context import AsyncBoltContext
+from slack_sdk.errors import SlackApiError
+from slack_sdk.webhook.async_client import AsyncWebhookClient
+
+from bot import texts
+from bot.blocks import Block, Piece, foot, line, modal
+from bot.services import Services, new_reference
+from bot.texts import TriggerExpired
+from storage import access, audit
+from storage.access import Action, Actor, Right
+from storage.audit import Origin, Surface, What
+from storage.models import Workspace
+from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown
+
+HANDLE_TIMEOUT = 60.0  # seconds for all that follows an acknowledgement
+SUBMIT_TIMEOUT = 2.5  # seconds, inside Slack's 3
+RESPONSE_TIMEOUT = 10  # seconds for one post to a response_url
+LATE_TRIGGER = ("expired_trigger_id", "trigger_expired", "exchanged_trigger_id", "trigger_exchanged", "invalid_trigger_id")
+
+log = structlog.get_logger(__name__)
+handled = Counter("smtp_bot_requests_total", "Requests from Slack", ["surface", "outcome"])
+took = Histogram("smtp_bot_request_seconds", "From the request's arrival to the end of its handling", ["surface"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a submission's handler returns: Slack's acknowledgement, and what to do after it."""
+
+    ack: dict[str, Any]
+    then: Callable[[], Awaitable[None]] | None = None
+
+
+def update(view: dict[str, Any]) -> dict[str, Any]:
+    """The acknowledgement that puts another view in the submitted one's place."""
+    return {"response_action": "update", "view": view}
+
+
+def errors(**by_block: str) -> dict[str, Any]:
+    """The acknowledgement that shows an error under each named input."""
+    return {"response_action": "errors", "errors": by_block}
+
+
+class Request:
+    """One thing a person did in Slack: who, where, on which record, and the ways to answer."""
+
+    def __init__(self, services: Services, body: dict[str, Any]) -> None:
+        self.services = services
+        self.body = body
+        self.reference = new_reference()
+        user = body.get("user") or {}
+        self.user: str = body.get("user_id") or user["id"]
+        # Only the user's own team id shows that somebody comes from another organization; the context shows ours.
+        self.user_team: str | None = user.get("team_id") or body.get("team_id") or (body.get("team") or {}).get("id")
+        container = body.get("container") or {}
+        self.channel: str | None = (
+            body.get("channel_id") or (body.get("channel") or {}).get("id") or container.get("channel_id") or None
+        )
+        self.view: dict[str, Any] | None = body.get("view")
+        self.action: dict[str, Any] = (body.get("actions") or [{}])[0]
+        self.trigger_id: str = body.get("trigger_id", "")
+        self.response_url: str | None = body.get("response_url") or None
+        self.text: str = body.get("text", "") if "command" in body else ""
+        if "command" in body:
+            self.surface = Surface.COMMAND
+        else:
+            self.surface = Surface.MODAL if body.get("type") == "view_submission" else Surface.BUTTON
+
+    @property
+    def value(self) -> str:
+        """What the pressed button, or the chosen row of a menu, carries."""
+        return str(self.action.get("value") or (self.action.get("selected_option") or {}).get("value") or "")
+
+    @property
+    def metadata(self) -> str:
+        return str((self.view or {}).get("private_metadata", ""))
+
+    def in_channel(self) -> str:
+        """The channel this happens in. Raises NotAChannel in a direct message."""
+        if self.channel is None or self.channel.startswith("D"):
+            raise NotAChannel
+        return self.channel
+
+    def origin(self, actor: Actor) -> Origin:
+        source = (self.view or {}).get("id") or (self.body.get("container") or {}).get("message_ts")
+        return Origin(actor, self.surface, self.reference, self.channel, source)
+
+    async def actor(self, workspace: Workspace | None = None, everywhere: bool = False) -> Actor:
+        """The person, with the user groups that can matter in this workspace (or `everywhere`) looked up."""
+        services = self.services
+        nobody = Actor(self.user, services.team)
+        async with services.db.read() as session:
+            scope = None if everywhere else [workspace.id] if workspace else []
+            groups = await access.deciding_groups(session, nobody, scope)
+        return await services.people.actor(self.user, self.user_team, self.channel, groups)
+
+    async def allow(self, action: Action, workspace: Workspace | None, what: What) -> tuple[Actor, Right]:
+        """Whether the person may do this, asked before a surface opens. A denial is written down, then raised."""
+        actor = await self.actor(workspace)
+        try:
+            async with self.services.db.read() as session:
+                return actor, await access.may(session, actor, action, workspace)
+        except (NotAllowed, PersonBarred, RoleUnknown) as refusal:
+            await audit.record_refusal(self.services.db, what, self.origin(actor), refusal, workspace)
+            raise
+
+    async def open(self, view: dict[str, Any]) -> dict[str, Any]:
+        """Opens the modal; over the open one when the person is in one. Returns the view as Slack made it. Raises TriggerExpired."""
+        client = self.services.client
+        opening = client.views_push if self.view and self.view.get("type") == "modal" else client.views_open
+        try:
+            opened = await opening(trigger_id=self.trigger_id, view=view)
+        except SlackApiError as error:
+            if error.response["error"] in LATE_TRIGGER:
+                raise TriggerExpired from None
+            raise
+        made: dict[str, Any] = opened["view"]
+        return made
+
+    async def show(self, blocks: list[Block], summary: str = texts.SUMMARY, replace: bool = False) -> None:
+        """Shows blocks to this person alone: in answer to what they did, or in the channel when Slack gave no way to answer."""
+        if self.response_url:
+            body = {"text": summary, "blocks": blocks, "response_type": "ephemeral", "replace_original": replace}
+            answer = await AsyncWebhookClient(self.response_url, timeout=RESPONSE_TIMEOUT).send_dict(body)
+            if answer.status_code == 200:
+                return
+            log.warning("response_url refused", status=answer.status_code, reference=self.reference)
+        if self.channel:
+            await self.services.client.chat_postEphemeral(channel=self.channel, user=self.user, text=summary, blocks=blocks)
+
+    async def say(self, pieces: Sequence[Piece], *more: Block) -> None:
+        """One sentence to this person alone: in the modal they are in, or as a message."""
+        blocks = [line(*pieces), *more]
+        if self.view and self.view.get("type") == "modal":
+            await self.services.client.views_update(view_id=self.view["id"], view=notice(blocks))
+        else:
+            await self.show([*blocks, foot(texts.ONLY_YOU)])
+
+
+def notice(blocks: list[Block], title: str = "SMTP Credentials") -> dict[str, Any]:
+    """A modal that only says something."""
+    return modal(title, blocks)
+
+
+Handler = Callable[[Request], Awaitable[None]]
+SubmitHandler = Callable[[Request], Awaitable[Answer]]
+
+
+class Door:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def work(self, handler: Handler) -> dict[str, Any]:
+        """Bolt's `ack` and `lazy` arguments for a handler that runs after the acknowledgement."""
+
+        async def acknowledge(ack: AsyncAck) -> None:
+            await ack()
+
+        async def run(body: dict[str, Any]) -> None:
+            self._services.work.joins()
+            await self._handle(handler, Request(self._services, body))
+
+        return {"ack": acknowledge, "lazy": [run]}
+
+    def submission(self, handler: SubmitHandler) -> dict[str, Any]:
+        """Bolt's `ack` and `lazy` arguments for a modal's submission."""
+
+        async def submit(ack: AsyncAck, body: dict[str, Any], context: AsyncBoltContext) -> None:
+            request = Request(self._services, body)
+            started = time.monotonic()
+            outcome = "done"
+            try:
+                async with asyncio.timeout(SUBMIT_TIMEOUT):
+                    answer = await handler(request)
+            except Refusal as refusal:
+                outcome = "refused"
+                answer = Answer(update(notice([line(*texts.sentence(refusal, self._services.command))])))
+            except Exception as error:
+                outcome = "failed"
+                _log_failure(error, request)
+                answer = Answer(update(notice([line(*texts.unexpected(request.reference))])))
+            handled.labels(request.surface, outcome).inc()
+            took.labels(request.surface).observe(time.monotonic() - started)
+            context["then"] = answer.then
+            context["request"] = request
+            await ack(answer.ack)
+
+        async def afterwards(context: AsyncBoltContext) -> None:
+            self._services.work.joins()
+            then = context.get("then")
+            if then is not None:
+
+                async def handle(_request: Request) -> None:
+                    await then()
+
+                await self._handle(handle, context["request"])
+
+        return {"ack": submit, "lazy": [afterwards]}
+
+    async def _handle(self, handler: Handler, request: Request) -> None:
+        started = time.monotonic()
+        outcome = "done"
+        try:
+            try:
+                async with asyncio.timeout(HANDLE_TIMEOUT):
+                    await handler(request)
+            except Refusal as refusal:
+                outcome = "refused"
+                await request.say(texts.sentence(refusal, self._services.command))
+            except Exception as error:
+                outcome = "failed"
+                _log_failure(error, request)
+                await request.say(texts.unexpected(request.reference))
+        except (SlackApiError, ClientError, TimeoutError) as error:
+            log.error("could not tell the person", error=describe(error), reference=request.reference)
+        finally:
+            handled.labels(request.surface, outcome).inc()
+            took.labels(request.surface).observe(time.monotonic() - started)
+
+
+def _log_failure(error: Exception, request: Request) -> None:
+    log.error(
+        "unexpected failure",
+        reference=request.reference,
+        surface=request.surface.value,
+        error=describe(error),
+        at=_where(error),
+    )
+
+
+def describe(error: Exception) -> str:
+    """The failure without what it was about: Slack's error word, or the exception's type. Messages may quote what people typed."""
+    if isinstance(error, SlackApiError):
+        messages = (error.response.get("response_metadata") or {}).get("messages")
+        return " ".join([str(error.response["error"]), *map(str, messages or [])])
+    return type(error).__name__
+
+
+def _where(error: Exception) -> str:
+    """File, line and function of the innermost frames, without any values."""
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename.rsplit('/', 2)[-1]}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return " < ".join(reversed(frames[-6:]))

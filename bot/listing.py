@@ -1,0 +1,128 @@
+"""The list of a workspace's credentials, for one person: pages, sorting, words to filter by, a menu on each row.
+
+Every press asks the store anew; the button carries only how the list is sorted and where its page begins.
+"""
+
+from slack_bolt.app.async_app import AsyncApp
+
+from bot import texts
+from bot.blocks import (
+    DIVIDER,
+    Block,
+    actions,
+    bold,
+    button,
+    code,
+    foot,
+    header,
+    line,
+    mrkdwn,
+    option,
+    people,
+    plain,
+    principal_mrkdwn,
+    when_mrkdwn,
+)
+from bot.codec import InList, OnCredential
+from bot.create import CREATE
+from bot.delete import ROW_MENU
+from bot.door import Door, Request
+from storage import access, credentials, workspaces
+from storage.access import TABLE, Action, Right
+from storage.audit import What
+from storage.credentials import Order, Page
+from storage.models import Credential, State, Workspace
+
+SHOW = "show_list"
+SORT = "sort_list"
+TURN = "turn_page"
+TURN_BACK = "turn_page_back"
+SUMMARY = "Your list of SMTP credentials is ready."
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    app.action(SHOW)(**door.work(open_list))
+    for action in (SORT, TURN, TURN_BACK):
+        app.action(action)(**door.work(turn))
+
+
+async def open_list(request: Request) -> None:
+    await show(request, InList(order=Order.NEWEST))
+
+
+async def typed(request: Request, words: str) -> None:
+    """`/smtp list [words] [newest|oldest]`."""
+    split = words.split()
+    order = Order.NEWEST
+    if split and split[-1].lower() in list(Order):
+        order = Order(split.pop().lower())
+    await show(request, InList(order=order, words=" ".join(split)))
+
+
+async def turn(request: Request) -> None:
+    await show(request, InList.decode(request.value), replace=True)
+
+
+async def show(request: Request, wanted: InList, replace: bool = False) -> None:
+    async with request.services.db.read() as session:
+        workspace = await workspaces.of_channel(session, request.services.team, request.in_channel())
+    _, right = await request.allow(Action.LIST, workspace, What.LIST)
+    async with request.services.db.read() as session:
+        page = await credentials.page(session, workspace, wanted.order, wanted.words, wanted.place)
+        admins = await access.helpers(session, (await request.actor(workspace)), workspace) if not page.total else []
+    await request.show(draw(workspace, page, wanted, right, request, admins), SUMMARY, replace)
+
+
+def draw(workspace: Workspace, page: Page, wanted: InList, right: Right, request: Request, admins: list[str]) -> list[Block]:
+    may_create = Action.CREATE in TABLE[right.role]
+    create = [button("Create credential", CREATE, style="primary")] if may_create else []
+    if not page.total and not wanted.words:
+        rows: list[Block] = [line("No SMTP credentials in ", bold(workspace.name), " yet.")]
+        if may_create:
+            rows.append(actions(*create))
+        elif admins:
+            rows.append(line("Ask an admin to create one: ", *people(admins), "."))
+        return [*rows, foot(texts.ONLY_YOU)]
+    if not page.total:
+        look = f"{request.services.command} list"
+        return [
+            line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(look), " to see them all."),
+            foot(texts.ONLY_YOU),
+        ]
+    title = f"SMTP credentials in {workspace.name} ({page.total})"
+    rows = [header(title[:150])]
+    if wanted.words:
+        rows.append(line(f'Those that match "{wanted.words}".'))
+    may_delete = Action.DELETE in TABLE[right.role]
+    rows += [row(credential, may_delete, request.channel) for credential in page.rows]
+    rows += [DIVIDER, actions(*_buttons(page, wanted), *create)]
+    last = page.first + len(page.rows) - 1
+    return [*rows, foot(f"Showing {page.first} to {last} of {page.total}. {texts.ONLY_YOU}")]
+
+
+def row(credential: Credential, may_delete: bool, channel: str | None) -> Block:
+    used = f"Last used {when_mrkdwn(credential.last_used_at)}" if credential.last_used_at else "Never used"
+    if credential.last_used_from:
+        used += f" from {credential.last_used_from}"
+    created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
+    name = credential.name + (" (suspended)" if credential.state == State.SUSPENDED else "")
+    made: Block = {
+        "type": "section",
+        "text": plain(name),
+        "fields": [mrkdwn(f"`{credential.username}`"), mrkdwn(f"{created}\n{used}")],
+    }
+    if may_delete:
+        value = OnCredential(credential=credential.id, channel=channel).encode()
+        made["accessory"] = {"type": "overflow", "action_id": ROW_MENU, "options": [option("Delete…", value)]}
+    return made
+
+
+def _buttons(page: Page, wanted: InList) -> list[Block]:
+    other = Order.OLDEST if wanted.order is Order.NEWEST else Order.NEWEST
+    label = "Oldest first" if other is Order.OLDEST else "Newest first"
+    made = [button(label, SORT, InList(order=other, words=wanted.words).encode())]
+    if page.previous:
+        made.append(button("Previous", TURN_BACK, InList.at(wanted.order, wanted.words, page.previous).encode()))
+    if page.next:
+        made.append(button("Next", TURN, InList.at(wanted.order, wanted.words, page.next).encode()))
+    return made

@@ -1,0 +1,99 @@
+"""Messages that nobody asked for: to a channel when a credential came or went, to a person when something ended badly."""
+
+from typing import Any
+
+import structlog
+from aiohttp import ClientError
+from slack_sdk.errors import SlackApiError
+from slack_sdk.webhook.async_client import AsyncWebhookClient
+
+from bot.blocks import Block, bold, code, line, principal
+from bot.door import RESPONSE_TIMEOUT, Request, describe
+from bot.services import Services
+from storage import workspaces
+from storage.models import Credential, Workspace
+
+CHANNELS_MAX = 10
+
+log = structlog.get_logger(__name__)
+
+
+async def created(services: Services, credential: Credential, workspace: Workspace) -> None:
+    if workspace.notify_created:
+        by = principal(credential.created_by)
+        row = line(
+            by,
+            " created the SMTP credential ",
+            bold(credential.name),
+            " (",
+            code(credential.username),
+            ") in ",
+            bold(workspace.name),
+            ".",
+        )
+        await _post(services, workspace, "An SMTP credential was created.", [row])
+
+
+async def deleted(services: Services, credential: Credential, workspace: Workspace, reason: str | None) -> None:
+    if workspace.notify_deleted:
+        by = principal(credential.deleted_by or "")
+        rows = [
+            line(
+                by,
+                " deleted the SMTP credential ",
+                bold(credential.name),
+                " (",
+                code(credential.username),
+                ") in ",
+                bold(workspace.name),
+                ".",
+            ),
+            line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
+        ]
+        if reason:
+            rows.append(line("Reason: ", reason))
+        await _post(services, workspace, "An SMTP credential was deleted.", rows)
+
+
+async def _post(services: Services, workspace: Workspace, summary: str, blocks: list[Block]) -> None:
+    """Posts to the workspace's channels. A channel the bot is not in does without; the audit log has it all."""
+    async with services.db.read() as session:
+        mappings = await workspaces.channels_of(session, workspace)
+    for mapping in [mapping for mapping in mappings if not mapping.paused][:CHANNELS_MAX]:
+        try:
+            await services.client.chat_postMessage(
+                channel=mapping.channel_id, text=summary, blocks=blocks, unfurl_links=False, unfurl_media=False
+            )
+        except (SlackApiError, ClientError, TimeoutError) as error:
+            log.info("notice not posted", channel=mapping.channel_id, error=describe(error))
+
+
+async def tell(services: Services, user: str, channel: str | None, blocks: list[Block], response_url: str | None = None) -> bool:
+    """Tells one person something, by whatever way is left: the response_url, the channel, a direct message."""
+    message = {"text": "About your SMTP credential: open Slack to read it.", "blocks": blocks}
+    if response_url:
+        body = message | {"response_type": "ephemeral", "replace_original": False}
+        try:
+            if (await AsyncWebhookClient(response_url, timeout=RESPONSE_TIMEOUT).send_dict(body)).status_code == 200:
+                return True
+        except (ClientError, TimeoutError, OSError) as error:
+            log.info("response_url did not answer", error=type(error).__name__)
+    for method, where in (("chat.postEphemeral", channel), ("chat.postMessage", user)):
+        if not where:
+            continue
+        to = {"channel": where, "user": user} if method == "chat.postEphemeral" else {"channel": where}
+        try:
+            await services.client.api_call(method, json=message | to)
+        except (SlackApiError, ClientError, TimeoutError) as error:
+            log.info("could not tell", way=method, error=describe(error))
+        else:
+            return True
+    return False
+
+
+async def respond(request: Request, body: dict[str, Any]) -> None:
+    """Posts to the response_url of what was pressed."""
+    if request.response_url:
+        await AsyncWebhookClient(request.response_url, timeout=RESPONSE_TIMEOUT).send_dict(
+            {"response_type": "ephemeral", "replace_original": False} | body
+        )

@@ -1,0 +1,151 @@
+"""Every refusal as a sentence: what happened, and what to do next. One case for each; the type checker and a test see to it."""
+
+from bot.blocks import Piece, bold, code, people, principal, when
+from storage.access import Action
+from storage.refusals import (
+    AlreadyDeleted,
+    AlreadyRequested,
+    Barred,
+    BotNotInChannel,
+    ChannelNotMapped,
+    ChannelPaused,
+    NameInvalid,
+    NameProblem,
+    NameTaken,
+    NoLongerPending,
+    NoSuchCredential,
+    NoSuchGrant,
+    NoSuchWorkspace,
+    NotAChannel,
+    NotAllowed,
+    PersonBarred,
+    PrincipalInvalid,
+    Refusal,
+    RoleUnknown,
+    SlugInvalid,
+    SlugTaken,
+    SurfaceOutdated,
+)
+
+ONLY_YOU = "Only you can see this."
+GONE_PASSWORD = "Password gone before you copied it? Delete the credential and create a new one. Nobody can recover it."  # noqa: S105
+SUMMARY = "SMTP Credentials has an answer for you."
+
+BARRED = {
+    Barred.FOREIGN: "This app only works for members of this Slack team. People from other organizations can't use it, "
+    "even in shared channels.",
+    Barred.GUEST: "Guests can't manage SMTP credentials. Ask a full member of your team.",
+    Barred.BOT: "Bots can't manage SMTP credentials. Ask a person to do it.",
+    Barred.DEACTIVATED: "This Slack account is deactivated, so it can't manage SMTP credentials. Ask an admin of your Slack team.",
+}
+NAMES = {
+    NameProblem.EMPTY: "Enter a name.",
+    NameProblem.TOO_LONG: "Use 64 characters or fewer.",
+    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. Line breaks and invisible characters aren't allowed.",
+    NameProblem.PASSWORD: "This looks like a password. Enter a name instead.",
+}
+DOING = {
+    Action.LIST: "see credentials",
+    Action.DELETE: "delete credentials",
+    Action.CREATE: "create credentials",
+    Action.ADMINISTER: "manage access, channels or the audit log",
+    Action.MAKE_WORKSPACE: "do that for all workspaces",
+}
+
+
+class TriggerExpired(Refusal):
+    """Slack's 3 seconds for opening a modal were over."""
+
+    cause = "trigger_expired"
+
+
+class ChannelShared(Refusal):
+    """The channel cannot be mapped: another organization is in it."""
+
+    cause = "channel_shared"
+
+
+class NotInChannel(Refusal):
+    """The person chose a channel that they are not in."""
+
+    cause = "not_in_channel"
+
+
+def sentence(refusal: Refusal, command: str) -> list[Piece]:
+    """The refusal in words. `command` is the slash command's name."""
+    match refusal:
+        case PersonBarred():
+            return [BARRED[refusal.barred]]
+        case NotAllowed():
+            return _not_allowed(refusal)
+        case RoleUnknown():
+            return ["I can't check your role right now, so I didn't change anything. Try again in a minute."]
+        case ChannelNotMapped():
+            return ["This channel isn't connected to a mail workspace yet. An admin can run ", code(f"{command} setup"), " here."]
+        case ChannelPaused() | ChannelShared():
+            return [
+                "This channel is shared with another organization, so I don't manage credentials here. "
+                "Use a channel that only your Slack team can see."
+            ]
+        case NotAChannel():
+            return ["I work in channels, because each one is connected to a mail workspace. Try again in one."]
+        case BotNotInChannel():
+            return ["Add me to this channel first, then try again: type ", code("/invite @SMTP Credentials"), " here."]
+        case NotInChannel():
+            return ["You're not in that channel. Join it, or choose one you're in."]
+        case NameInvalid():
+            return [NAMES[refusal.problem]]
+        case NameTaken():
+            return [f'"{refusal.name}" is already used in {refusal.workspace}. Choose another name, or delete the old one first.']
+        case SlugInvalid():
+            return ["Use 1 to 32 of a-z, 0-9 and hyphen, and start with a letter or a digit."]
+        case SlugTaken():
+            return [f'There already is a workspace "{refusal.slug}". Choose another short name.']
+        case NoSuchWorkspace():
+            return ["That mail workspace is no longer there, so nothing was changed. Ask an owner of this app."]
+        case NoSuchCredential():
+            return _not_found(refusal, command)
+        case AlreadyDeleted():
+            by, at = principal(refusal.by), when(refusal.at)
+            return [bold(refusal.name), " (", code(refusal.username), ") was already deleted by ", by, " on ", at, ". Nothing changed."]
+        case AlreadyRequested():
+            return ["This credential was already created. If you didn't get its password, delete it and create a new one."]
+        case NoLongerPending():
+            return ["That took too long, so the new credential was deleted. If you see a password, it won't work. Try again."]
+        case NoSuchGrant():
+            return ["That role was already removed. Nothing changed."]
+        case PrincipalInvalid():
+            return ["Choose one person or one user group."]
+        case SurfaceOutdated():
+            return ["This was made before I was updated, so I can't use it any more. Type ", code(command), " to start again."]
+        case TriggerExpired():
+            return ["That took too long to open. Try again."]
+    raise TypeError(f"no sentence for {type(refusal).__name__}")
+
+
+def _not_allowed(refusal: NotAllowed) -> list[Piece]:
+    doing = DOING[Action(refusal.action)]
+    where: list[Piece] = [" in ", bold(refusal.workspace)] if refusal.workspace else []
+    start: list[Piece] = ["You can see credentials", *where, ", but you can't ", doing, "."] if refusal.may_list and where else []
+    start = start or ["You can't ", doing, *where, "."]
+    if refusal.helpers:
+        return [*start, " Ask one of its admins: ", *people(refusal.helpers), "."]
+    return [*start, " Ask an owner of this app."]
+
+
+def _not_found(refusal: NoSuchCredential, command: str) -> list[Piece]:
+    look: list[Piece] = [" Check ", code(f"{command} list"), "."]
+    if not refusal.target:
+        return ["That credential isn't there any more. Nothing changed.", *look]
+    found: list[Piece] = [f'I couldn\'t find "{refusal.target}" in this workspace.']
+    if refusal.closest:
+        return [*found, " Did you mean ", bold(refusal.closest), "?"]
+    return [*found, *look]
+
+
+def unexpected(reference: str) -> list[Piece]:
+    return [
+        "Something went wrong on our side. Check the list before you try again. "
+        "If it keeps happening, share this reference with your admin: ",
+        code(reference),
+    ]
