@@ -1,6 +1,6 @@
 """Who has which role in a workspace: see, add, remove.
 
-`/smtp access` opens the modal for the channel's workspace. Adding is its submission; removing is a button on each row, with a question first.
+`/smtp access` opens the modal for the channel's workspace. Adding is its submission; removing is a button on each row, which asks first.
 """
 
 from collections.abc import Sequence

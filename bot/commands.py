@@ -20,7 +20,7 @@ from bot.listing import SHOW
 from bot.services import Services
 from bot.setup import OPEN_SETUP
 from storage import access, credentials, passwords, workspaces
-from storage.access import STRONGEST_FIRST, TABLE, Action, Right
+from storage.access import TABLE, Action, Right
 from storage.models import State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
@@ -152,9 +152,7 @@ async def show_menu(request: Request, unknown: str | None = None) -> None:
     await request.show(rows)
 
 
-def menu(
-    services: Services, workspace: Workspace | None, problem: list[Piece] | None, held: list[Right], admins: list[str]
-) -> list[Block]:
+def menu(services: Services, workspace: Workspace | None, problem: list[Piece] | None, held: list[Right], admins: list[str]) -> list[Block]:
     allowed = frozenset[Action]().union(*(TABLE[right.role] for right in held))
     buttons = []
     rows: list[Block] = []
@@ -183,7 +181,7 @@ def role_sentence(held: list[Right], workspace: Workspace, admins: list[str]) ->
     ask: list[Piece] = [" Ask one of its admins for more: ", *people(admins), "."] if admins else []
     if not held:
         return ["You have no role in ", bold(workspace.name), ".", *ask]
-    right = min(held, key=lambda one: STRONGEST_FIRST.index(one.role))
+    right = held[0]
     can = ", ".join(action.value for action in Action if action in TABLE[right.role])
     how: list[Piece]
     if (right.via.startswith("S") and right.via[1:2].isupper()) or right.via.startswith("S0"):

@@ -71,9 +71,7 @@ async def submit(request: Request) -> Answer:
             workspace = await workspaces.of_channel(session, services.team, channel)
         actor = await request.actor(workspace)
         key = f"{services.team}:{(request.view or {})['id']}"
-        credential, workspace = await credentials.create_pending(
-            services.db, request.origin(actor), channel, given.get("name") or "", key
-        )
+        credential, workspace = await credentials.create_pending(services.db, request.origin(actor), channel, given.get("name") or "", key)
     except (NameInvalid, NameTaken) as refusal:
         return Answer(errors(name=blocks.flat(texts.sentence(refusal, services.command))))
     except ChannelNotMapped:

@@ -69,9 +69,7 @@ class Request:
         # Only the user's own team id shows that somebody comes from another organization; the context shows ours.
         self.user_team: str | None = user.get("team_id") or body.get("team_id") or (body.get("team") or {}).get("id")
         container = body.get("container") or {}
-        self.channel: str | None = (
-            body.get("channel_id") or (body.get("channel") or {}).get("id") or container.get("channel_id") or None
-        )
+        self.channel: str | None = body.get("channel_id") or (body.get("channel") or {}).get("id") or container.get("channel_id") or None
         self.view: dict[str, Any] | None = body.get("view")
         self.action: dict[str, Any] = (body.get("actions") or [{}])[0]
         self.trigger_id: str = body.get("trigger_id", "")

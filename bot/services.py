@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +25,6 @@ class Services:
     people: People
     team: str
     """The Slack team the bot is installed in."""
-    app_id: str
     work: "Work" = field(default_factory=lambda: Work())
 
     @property
@@ -46,11 +44,6 @@ class Work:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def drain(self, timeout: float) -> bool:
         """Waits up to `timeout` seconds until nothing is under way; False when something still was."""

@@ -87,9 +87,7 @@ class Settings(BaseSettings):
         if self.mode == "socket" and not self.slack_app_token.get_secret_value():
             missing.append("SLACK_APP_TOKEN: missing. Slack app settings, Basic Information, App-Level Tokens, connections:write")
         if self.mode == "http" and not self.slack_signing_secret.get_secret_value():
-            missing.append(
-                "SLACK_SIGNING_SECRET: missing. Slack app settings, Basic Information, or set SLACK_APP_TOKEN for Socket Mode"
-            )
+            missing.append("SLACK_SIGNING_SECRET: missing. Slack app settings, Basic Information, or set SLACK_APP_TOKEN for Socket Mode")
         if missing:
             raise SettingsError("\n".join(missing))
 

@@ -95,9 +95,7 @@ async def disconnect(request: Request) -> None:
     request.channel = token.channel
     actor = await request.actor(everywhere=True)
     workspace = await workspaces.unmap_channel(request.services.db, request.origin(actor), request.services.team, token.channel or "")
-    await request.say(
-        [blocks.channel(token.channel or ""), " no longer manages ", bold(workspace.name), ". Its credentials keep working."]
-    )
+    await request.say([blocks.channel(token.channel or ""), " no longer manages ", bold(workspace.name), ". Its credentials keep working."])
 
 
 async def _refuse(request: Request, actor: Actor, current: Workspace | None) -> None:

@@ -204,8 +204,15 @@ async def find(session: AsyncSession, workspace: Workspace, target: str, limit: 
     raise NoSuchCredential(target, closest[0] if closest else None)
 
 
-async def page(session: AsyncSession, workspace: Workspace, order: Order, words: str = "", place: Place | None = None) -> Page:
-    """Ten rows of the workspace's live credentials.
+def is_named(credential: Credential, target: str) -> bool:
+    """Whether the typed text is the credential's whole name or username, not only a part of it."""
+    return names.name_key(target.strip()) == credential.name_key or target.strip().lower() == credential.username
+
+
+async def page(
+    session: AsyncSession, workspace: Workspace, order: Order, words: str = "", place: Place | None = None, size: int = PAGE_ROWS
+) -> Page:
+    """Some rows of the workspace's live credentials.
 
     Args:
         words: each must stand in the name (in any case) or in the username.
@@ -224,14 +231,14 @@ async def page(session: AsyncSession, workspace: Workspace, order: Order, words:
     query = select(Credential).where(*listed)
     if anchor is not None:
         query = query.where(_beyond(anchor, descending != backwards))
-    query = _sorted(query, descending != backwards).limit(PAGE_ROWS + 1)
+    query = _sorted(query, descending != backwards).limit(size + 1)
     rows = list((await session.scalars(query)).all())
-    more = len(rows) > PAGE_ROWS
-    rows = rows[:PAGE_ROWS]
+    more = len(rows) > size
+    rows = rows[:size]
     if backwards:
         rows.reverse()
-        if not more and len(rows) < PAGE_ROWS:
-            return await page(session, workspace, order, words)
+        if not more and len(rows) < size:
+            return await page(session, workspace, order, words, size=size)
     first = min(place.position, max(total - len(rows), 0)) + 1 if place else 1
     if place and not backwards and not more:
         first = max(total - len(rows), 0) + 1
@@ -241,7 +248,7 @@ async def page(session: AsyncSession, workspace: Workspace, order: Order, words:
         rows,
         total,
         first,
-        Place(rows[0].id, before=True, position=max(first - 1 - PAGE_ROWS, 0)) if rows and has_previous else None,
+        Place(rows[0].id, before=True, position=max(first - 1 - size, 0)) if rows and has_previous else None,
         Place(rows[-1].id, position=first - 1 + len(rows)) if rows and has_next else None,
     )
 

@@ -1,0 +1,9 @@
+from bot.cli import cli
+
+
+def main() -> None:
+    cli(prog_name="smtp-bot")
+
+
+if __name__ == "__main__":
+    main()

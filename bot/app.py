@@ -1,0 +1,57 @@
+"""The Bolt app: every listener, in one place."""
+
+import re
+
+import structlog
+from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.response import BoltResponse
+
+from bot import access_modal, audit_log, commands, create, delete, events, listing, setup
+from bot.door import Answer, Door, Request, describe
+from bot.services import Services
+from storage.refusals import SurfaceOutdated
+
+log = structlog.get_logger(__name__)
+ANYTHING = re.compile(".*")
+
+
+def build(services: Services) -> AsyncApp:
+    """Registers everything the bot answers to.
+
+    The signature is checked by `web.py` before Bolt sees a request, and Socket Mode has none, so Bolt's own check is off: it would
+    log the body of what it refuses.
+    """
+    app = AsyncApp(
+        token=services.settings.slack_bot_token.get_secret_value(),
+        client=services.client,
+        process_before_response=True,
+        request_verification_enabled=False,
+    )
+    door = Door(services)
+    commands.register(app, door, services)
+    create.register(app, door)
+    listing.register(app, door)
+    delete.register(app, door)
+    setup.register(app, door)
+    access_modal.register(app, door)
+    audit_log.register(app, door)
+    events.register(app, services)
+    # Whatever is left is a button or a modal of an older release.
+    app.action(ANYTHING)(**door.work(outdated))
+    app.view(ANYTHING)(**door.submission(outdated_submission))
+    app.error(failed)
+    return app
+
+
+async def outdated(_request: Request) -> None:
+    raise SurfaceOutdated
+
+
+async def outdated_submission(_request: Request) -> Answer:
+    raise SurfaceOutdated
+
+
+async def failed(error: Exception) -> BoltResponse:
+    """The last resort: what escaped the door is logged without its content and acknowledged, or Socket Mode would deliver it again."""
+    log.error("unexpected failure outside the door", error=describe(error))
+    return BoltResponse(status=200)

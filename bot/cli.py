@@ -1,0 +1,300 @@
+"""`smtp-bot`, for operators, and for the day Slack is down.
+
+Exit status: 0, 1 (refused or failed), 2 (usage). What an operator does is in the audit log under `shell:NAME`.
+"""
+
+import asyncio
+import getpass
+import json
+import os
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from bot import log
+from bot.blocks import flat
+from bot.settings import Settings, SettingsError, load
+from bot.texts import sentence
+from storage import audit, credentials, grants, workspaces
+from storage.access import Actor, Role
+from storage.audit import Origin, Surface
+from storage.credentials import Order
+from storage.database import Database
+from storage.models import AuditEvent, Credential, Workspace
+from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+db_cli = typer.Typer(no_args_is_help=True, help="The database.")
+workspace_cli = typer.Typer(no_args_is_help=True, help="Mail workspaces.")
+channel_cli = typer.Typer(no_args_is_help=True, help="Channels and the workspaces they manage.")
+audit_cli = typer.Typer(invoke_without_command=True, help="The audit log, newest first.")
+cli.add_typer(db_cli, name="db")
+cli.add_typer(workspace_cli, name="workspace")
+cli.add_typer(channel_cli, name="channel")
+cli.add_typer(audit_cli, name="audit")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+ROWS = 500
+
+
+class Shell:
+    """The store, and the operator who asks."""
+
+    def __init__(self, db: Database, team: str | None) -> None:
+        self.db = db
+        self.team = team
+        name = os.environ.get("SUDO_USER") or getpass.getuser()
+        self.origin = Origin(Actor(f"shell:{name}", team, owner=True), Surface.SHELL, reference=f"pid{os.getpid()}")
+
+    def needs_team(self) -> str:
+        if self.team is None:
+            fail("Start the bot once so that it learns its Slack team, or set SLACK_TEAM_ID.")
+        return self.team
+
+    async def workspace(self, slug: str) -> Workspace:
+        async with self.db.read() as session:
+            found = await workspaces.by_slug(session, slug)
+        if found is None:
+            raise NoSuchWorkspace
+        return found
+
+
+def fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+def settings() -> Settings:
+    try:
+        read = load()
+    except SettingsError as error:
+        fail(str(error))
+    log.configure(read.log_level, read.log_format)
+    return read
+
+
+def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
+    """Runs one command on the store; a refusal becomes a sentence and exit status 1."""
+    from bot.run import StartError, open_database
+
+    read = settings()
+
+    async def run() -> None:
+        db = await open_database(read)
+        try:
+            async with db.read() as session:
+                known = await workspaces.installation(session)
+            await work(Shell(db, known.team_id if known else read.slack_team_id))
+        finally:
+            await db.close()
+
+    try:
+        asyncio.run(run())
+    except (StartError, SettingsError) as error:
+        fail(str(error))
+    except Refusal as refusal:
+        fail(flat(sentence(refusal, read.bot_command)))
+
+
+@cli.command()
+def run() -> None:
+    """Runs the bot."""
+    from bot import run as running
+
+    read = settings()
+    try:
+        asyncio.run(running.run(read))
+    except (running.StartError, SettingsError) as error:
+        fail(str(error))
+
+
+@cli.command()
+def demo(port: Annotated[int, typer.Option(help="Where the local Slack listens, on this machine only.")] = 8080) -> None:
+    """Runs the bot in a Slack of its own on this machine; no account needed."""
+    from sandbox import demo as sandbox_demo
+
+    sandbox_demo.main(port)
+
+
+@cli.command()
+def doctor() -> None:
+    """Checks every setting, the tokens, the scopes and the database, and says what to do about each that is wrong."""
+    from bot import doctor as checks
+
+    if not asyncio.run(checks.examine(typer.echo)):
+        raise typer.Exit(1)
+
+
+@db_cli.command("upgrade")
+def db_upgrade() -> None:
+    """Brings the database's schema up to date."""
+    read = settings()
+
+    async def work() -> None:
+        db = Database(read.database_url.get_secret_value())
+        try:
+            await db.upgrade()
+        finally:
+            await db.close()
+
+    try:
+        asyncio.run(work())
+    except OSError as error:
+        fail(f"DATABASE_URL: the database does not answer ({type(error).__name__}).")
+    typer.echo("The database is up to date.")
+
+
+@workspace_cli.command("add")
+def workspace_add(slug: str, name: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Makes a mail workspace."""
+
+    async def work(shell: Shell) -> None:
+        made = await workspaces.add(shell.db, shell.origin, slug, name)
+        typer.echo(f"Made the workspace {made.slug} ({made.name}).")
+
+    with_store(work)
+
+
+@channel_cli.command("map")
+def channel_map(channel: str, slug: str) -> None:
+    """Connects a Slack channel (its id, C…) to a workspace."""
+    if channel[:1] not in ("C", "G") or not channel.isalnum() or not channel.isupper():
+        raise typer.BadParameter("a channel id looks like C0123ABCDEF (channel details, at the bottom)", param_hint="CHANNEL")
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.workspace(slug)
+        await workspaces.map_channel(shell.db, shell.origin, shell.needs_team(), channel, workspace.id)
+        typer.echo(f"{channel} now manages {workspace.slug}.")
+
+    with_store(work)
+
+
+@cli.command()
+def grant(principal: str, role: Role, slug: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Gives a Slack user (U…) or user group (S…) a role in a workspace, or in all of them."""
+    if not grants.PRINCIPAL.fullmatch(principal):
+        raise typer.BadParameter("a Slack user id (U…) or user group id (S…)", param_hint="PRINCIPAL")
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.workspace(slug) if slug else None
+        where = workspace.id if workspace else None
+        await grants.grant(shell.db, shell.origin, shell.needs_team(), principal, role, where)
+        typer.echo(f"{principal} is {role.value} of {slug or 'all workspaces'}.")
+
+    with_store(work)
+
+
+@cli.command("list")
+def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_json: Json = False) -> None:
+    """Lists the live credentials, oldest first."""
+
+    async def work(shell: Shell) -> None:
+        async with shell.db.read() as session:
+            chosen = [await shell.workspace(slug)] if slug else await workspaces.all_of_them(session)
+            for workspace in chosen:
+                page = await credentials.page(session, workspace, Order.OLDEST, size=ROWS)
+                while True:
+                    for row in page.rows:
+                        typer.echo(json.dumps(_credential(row, workspace)) if as_json else _credential_line(row, workspace))
+                    if page.next is None:
+                        break
+                    session.expunge_all()
+                    page = await credentials.page(session, workspace, Order.OLDEST, place=page.next, size=ROWS)
+
+    with_store(work)
+
+
+@cli.command()
+def revoke(
+    usernames: Annotated[list[str], typer.Argument(metavar="USERNAME...")],
+    reason: Annotated[str | None, typer.Option(help="Kept in the audit log.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Deletes credentials at once, in whatever workspace they are."""
+
+    async def work(shell: Shell) -> None:
+        failed = False
+        for username in dict.fromkeys(usernames):
+            try:
+                async with shell.db.read() as session:
+                    found = await credentials.by_username(session, username.strip().lower())
+                if found is None:
+                    raise NoSuchCredential(username)
+                deleted, workspace = await credentials.delete(shell.db, shell.origin, found.id, reason)
+            except Refusal as refusal:
+                failed = True
+                said = "No credential has that username." if isinstance(refusal, NoSuchCredential) else flat(sentence(refusal, "/smtp"))
+                result = {"username": username, "revoked": False, "cause": refusal.cause}
+                typer.echo(json.dumps(result) if as_json else f"{username}: {said}", err=not as_json)
+            else:
+                result = {"username": deleted.username, "revoked": True, "workspace": workspace.slug}
+                typer.echo(json.dumps(result) if as_json else f"{deleted.username}: revoked ({deleted.name}, {workspace.slug})")
+        if failed:
+            raise typer.Exit(1)
+
+    with_store(work)
+
+
+@audit_cli.callback()
+def audit_latest(
+    context: typer.Context,
+    about: Annotated[str | None, typer.Option(help="A username, a credential id or a Slack user id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: Json = False,
+) -> None:
+    if context.invoked_subcommand:
+        return
+
+    async def work(shell: Shell) -> None:
+        async with shell.db.read() as session:
+            for event in await audit.latest(session, None, about, limit=limit):
+                typer.echo(json.dumps(_event(event)) if as_json else _event_line(event))
+
+    with_store(work)
+
+
+@audit_cli.command("verify")
+def audit_verify(as_json: Json = False) -> None:
+    """Follows the chain of hashes and names the first row that is not what was written."""
+
+    async def work(shell: Shell) -> None:
+        verdict = await audit.verify(shell.db)
+        if as_json:
+            typer.echo(json.dumps({"rows": verdict.rows, "broken": verdict.broken}))
+        elif verdict.broken is None:
+            typer.echo(f"{verdict.rows} rows, unbroken.")
+        if verdict.broken is not None:
+            fail(f"Row {verdict.broken} is not what was written, or is missing. {verdict.rows} rows before it are unbroken.")
+
+    with_store(work)
+
+
+def _credential(row: Credential, workspace: Workspace) -> dict[str, Any]:
+    return {
+        "workspace": workspace.slug,
+        "name": row.name,
+        "username": row.username,
+        "state": row.state,
+        "created_at": row.created_at.isoformat(),
+        "created_by": row.created_by,
+        "last_used_at": row.last_used_at.isoformat() if row.last_used_at else None,
+        "last_used_from": row.last_used_from,
+        "last_used_service": row.last_used_service,
+        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+    }
+
+
+def _credential_line(row: Credential, workspace: Workspace) -> str:
+    used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
+    return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16}  {row.name}"
+
+
+def _event(event: AuditEvent) -> dict[str, Any]:
+    values = {field: getattr(event, field) for field in (*audit.FIELDS, "hash")}
+    return values | {"at": event.at.isoformat()}
+
+
+def _event_line(event: AuditEvent) -> str:
+    about = " ".join(part for part in (event.username, event.subject, event.cause, event.reason) if part)
+    return f"{event.id:>8} {event.at:%Y-%m-%d %H:%M:%S} {event.user_id:<16} {event.action:<18} {event.outcome:<8} {about}"

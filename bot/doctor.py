@@ -1,0 +1,124 @@
+"""`smtp-bot doctor`: looks at everything the bot stands on, and says for each fault what to do."""
+
+from collections.abc import Callable
+
+from aiohttp import ClientError
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bot.door import describe
+from bot.run import API_TIMEOUT
+from bot.settings import Settings, SettingsError, load
+from storage import audit, workspaces
+from storage.database import Database, Schema
+
+SCOPES = ("commands", "chat:write", "users:read", "channels:read", "groups:read", "usergroups:read")
+REINSTALL = "Paste manifest.yml again under App Manifest, then reinstall the app."
+
+
+class Report:
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo = echo
+        self.healthy = True
+
+    def good(self, what: str) -> None:
+        self._echo(f"ok     {what}")
+
+    def note(self, what: str) -> None:
+        self._echo(f"note   {what}")
+
+    def bad(self, what: str) -> None:
+        self.healthy = False
+        self._echo(f"WRONG  {what}")
+
+
+async def examine(echo: Callable[[str], None]) -> bool:
+    """Whether all is well; every finding goes to `echo`, a line each. No secret is repeated."""
+    report = Report(echo)
+    try:
+        settings = load()
+    except SettingsError as error:
+        for problem in str(error).splitlines():
+            report.bad(problem)
+        return False
+    report.good(f"settings read, mode {settings.mode}, command {settings.bot_command}")
+    try:
+        settings.check_slack()
+    except SettingsError as error:
+        for problem in str(error).splitlines():
+            report.bad(problem)
+    if not settings.bot_owners:
+        report.note("BOT_OWNERS is empty: nobody can make workspaces from Slack. Set it to your own member id.")
+    if settings.smtp_host == "localhost":
+        report.note("SMTP_HOST is localhost: people read it in the message with their password. Set your mail server's name.")
+    await _slack(settings, report)
+    await _database(settings, report)
+    return report.healthy
+
+
+async def _slack(settings: Settings, report: Report) -> None:
+    client = AsyncWebClient(base_url=settings.slack_api_url, timeout=API_TIMEOUT)
+    token = settings.slack_bot_token.get_secret_value()
+    if token:
+        try:
+            answer = await client.auth_test(token=token)
+        except SlackApiError as error:
+            report.bad(f"SLACK_BOT_TOKEN: Slack answered {error.response['error']}. Copy it again from OAuth & Permissions.")
+        except (ClientError, TimeoutError, OSError) as error:
+            report.bad(f"SLACK_API_URL: Slack does not answer ({describe(error)}). Check the network and the proxy.")
+        else:
+            report.good(f"SLACK_BOT_TOKEN belongs to the Slack team {answer['team']} ({answer['team_id']})")
+            given = str(answer.headers.get("x-oauth-scopes") or "").replace(" ", "").split(",")
+            missing = [scope for scope in SCOPES if scope not in given]
+            if missing:
+                report.bad(f"The app lacks the scopes {', '.join(missing)}. {REINSTALL}")
+            else:
+                report.good("the app has every scope it needs")
+    app_token = settings.slack_app_token.get_secret_value()
+    if settings.mode == "socket" and app_token:
+        try:
+            await client.apps_connections_open(app_token=app_token)
+        except SlackApiError as error:
+            report.bad(
+                f"SLACK_APP_TOKEN: Slack answered {error.response['error']}. Make one with connections:write under Basic Information."
+            )
+        except (ClientError, TimeoutError, OSError) as error:
+            report.bad(f"SLACK_API_URL: Slack does not answer ({describe(error)}).")
+        else:
+            report.good("SLACK_APP_TOKEN opens a Socket Mode connection")
+
+
+async def _database(settings: Settings, report: Report) -> None:
+    db = Database(settings.database_url.get_secret_value())
+    kind = "SQLite" if db.sqlite else "PostgreSQL"
+    try:
+        schema = await db.schema()
+        match schema:
+            case Schema.CURRENT:
+                report.good(f"DATABASE_URL: {kind}, schema up to date")
+            case Schema.UNKNOWN:
+                report.bad("DATABASE_URL: the database was made by a newer release. Install that release.")
+            case Schema.EMPTY | Schema.OLD if db.sqlite:
+                report.good(f"DATABASE_URL: {kind}, will be brought up to date by the next start")
+            case _:
+                report.bad("DATABASE_URL: the schema is out of date. Run: smtp-bot db upgrade")
+        if schema is Schema.CURRENT:
+            await _store(db, report)
+    except Exception as error:
+        report.bad(f"DATABASE_URL: {kind} does not answer ({type(error).__name__}). Check that it runs and that you may log in.")
+    finally:
+        await db.close()
+
+
+async def _store(db: Database, report: Report) -> None:
+    verdict = await audit.verify(db)
+    if verdict.broken is None:
+        report.good(f"the audit log's {verdict.rows} rows are unbroken")
+    else:
+        report.bad(
+            f"row {verdict.broken} of the audit log is not what was written. Keep a copy of the database and find out who changed it."
+        )
+    async with db.read() as session:
+        count = len(await workspaces.all_of_them(session))
+    if not count:
+        report.note("There is no mail workspace yet. In Slack: /smtp setup. Here: smtp-bot workspace add SLUG NAME")

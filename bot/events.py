@@ -1,0 +1,55 @@
+"""What Slack says happened meanwhile: channels that were archived, deleted, shared or renumbered, people and groups that changed.
+
+Slack repeats an event that it thinks lost; each of these may be handled twice with the same result.
+"""
+
+from typing import Any
+
+from slack_bolt.app.async_app import AsyncApp
+
+from bot.services import Services, new_reference
+from storage import workspaces
+from storage.access import Actor
+from storage.audit import Origin, Surface
+
+GONE = ("channel_archive", "channel_deleted", "group_archive", "group_deleted")
+GROUPS = ("subteam_created", "subteam_updated", "subteam_members_changed")
+
+
+def register(app: AsyncApp, services: Services) -> None:
+    async def gone(event: dict[str, Any]) -> None:
+        services.work.joins()
+        await workspaces.channel_gone(services.db, by_slack(event), services.team, event["channel"])
+
+    async def shared(event: dict[str, Any]) -> None:
+        services.work.joins()
+        still = event["type"] == "channel_shared" or bool(event.get("is_ext_shared"))
+        await workspaces.channel_shared(services.db, by_slack(event), services.team, event["channel"], still)
+
+    async def renumbered(event: dict[str, Any]) -> None:
+        services.work.joins()
+        old, new = event["old_channel_id"], event["new_channel_id"]
+        await workspaces.channel_renumbered(services.db, by_slack(event), services.team, old, new)
+
+    async def person(event: dict[str, Any]) -> None:
+        services.people.forget_person(event["user"]["id"])
+
+    async def groups() -> None:
+        services.people.forget_groups()
+
+    async def acknowledge() -> None:
+        """An event's listener is acknowledged by Bolt itself; the work comes after."""
+
+    def by_slack(event: dict[str, Any]) -> Origin:
+        actor = Actor(event.get("user") or event.get("actor_id") or "slack", services.team)
+        return Origin(actor, Surface.EVENT, new_reference(), event.get("channel") or event.get("old_channel_id"))
+
+    for names, handler in (
+        (GONE, gone),
+        (("channel_shared", "channel_unshared"), shared),
+        (("channel_id_changed",), renumbered),
+        (("user_change",), person),
+        (GROUPS, groups),
+    ):
+        for name in names:
+            app.event(name)(ack=acknowledge, lazy=[handler])

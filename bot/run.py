@@ -1,0 +1,189 @@
+"""The running bot: starts everything in order, says when it is ready, and stops without dropping what is under way."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import structlog
+import uvicorn
+from aiohttp import ClientError
+from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
+from slack_sdk.errors import SlackApiError
+from slack_sdk.http_retry.builtin_async_handlers import AsyncConnectionErrorRetryHandler, AsyncRateLimitErrorRetryHandler
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bot import app, sweep, web
+from bot.door import describe
+from bot.people import People
+from bot.services import Services
+from bot.settings import Settings
+from storage import workspaces
+from storage.database import Clock, Database, Schema, utc_now
+from storage.passwords import Hasher
+
+API_TIMEOUT = 10  # seconds for one call of Slack's Web API
+DRAIN_TIMEOUT = 20.0  # seconds that a shutdown waits for work under way
+DEFAULT_PORT = 3000
+
+log = structlog.get_logger(__name__)
+
+
+class StartError(Exception):
+    """Why the bot cannot start, and what to do about it."""
+
+
+async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
+    """Connects to the store. SQLite is brought up to date; PostgreSQL must be already.
+
+    Raises:
+        StartError: no connection, or a schema of another release.
+    """
+    db = Database(settings.database_url.get_secret_value(), clock)
+    try:
+        schema = await db.schema()
+        if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
+            await db.upgrade()
+            schema = Schema.CURRENT
+    except Exception as error:
+        await db.close()
+        raise StartError(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None
+    if schema is not Schema.CURRENT:
+        await db.close()
+        if schema is Schema.UNKNOWN:
+            raise StartError("DATABASE_URL: the database was made by a newer release. Install that release.")
+        raise StartError("DATABASE_URL: the database's schema is out of date. Run: smtp-bot db upgrade")
+    return db
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the bot stops it, after it has drained."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Bot:
+    """One bot process.
+
+    Args:
+        clock: tells the time for what is stored.
+        monotonic: seconds, for the age of what is remembered.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock = utc_now, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._monotonic = monotonic
+        self._stack = contextlib.AsyncExitStack()
+        self._socket: AsyncSocketModeHandler | None = None
+        self.services: Services
+        self.port: int | None = None
+        """Where HTTP listens."""
+
+    async def start(self) -> None:
+        """Raises StartError, SettingsError."""
+        settings = self.settings
+        settings.check_slack()
+        try:
+            db = await open_database(settings, self._clock)
+            self._stack.push_async_callback(db.close)
+            self.services = await self._connect(db)
+            bolt = app.build(self.services)
+            if settings.mode == "socket":
+                handler = AsyncSocketModeHandler(bolt, settings.slack_app_token.get_secret_value())
+                self._stack.push_async_callback(handler.close_async)
+                self._socket = handler
+                await self._reach(handler.connect_async(), "SLACK_APP_TOKEN")
+            if settings.mode == "http" or settings.port is not None:
+                guard = None
+                if settings.mode == "http":
+                    guard = web.Guard(bolt, db, settings.slack_signing_secret.get_secret_value())
+                await self._serve(guard)
+            sweeping = asyncio.create_task(sweep.forever(self.services))
+            self._stack.push_async_callback(_end, sweeping)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        log.info("ready", mode=settings.mode, team=self.services.team, port=self.port, command=settings.bot_command)
+
+    async def stop(self) -> None:
+        """Takes nothing new, finishes what is under way, and closes."""
+        if self._socket is not None:
+            await self._socket.client.disconnect()
+        if not await self.services.work.drain(DRAIN_TIMEOUT):
+            log.warning("stopped with work under way", seconds=DRAIN_TIMEOUT)
+        await self._stack.aclose()
+
+    async def ready(self) -> str | None:
+        try:
+            await self.services.db.ping()
+        except Exception as error:
+            return f"the database does not answer: {type(error).__name__}"
+        if self._socket is not None and not await self._socket.client.is_connected():
+            return "not connected to Slack"
+        return None
+
+    async def _connect(self, db: Database) -> Services:
+        settings = self.settings
+        token, base_url = settings.slack_bot_token.get_secret_value(), settings.slack_api_url
+        retries = [AsyncConnectionErrorRetryHandler(max_retry_count=1), AsyncRateLimitErrorRetryHandler(max_retry_count=1)]
+        client = AsyncWebClient(token, base_url=base_url, timeout=API_TIMEOUT, retry_handlers=retries)
+        careful = AsyncWebClient(token, base_url=base_url, timeout=API_TIMEOUT, retry_handlers=[])
+        me = await self._reach(client.auth_test(), "SLACK_BOT_TOKEN")
+        await workspaces.remember_installation(db, me["team_id"], me["team"], me["user_id"])
+        hasher = Hasher(settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism)
+        self._stack.callback(hasher.close)
+        people = People(client, me["team_id"], settings.bot_owners, settings.bot_allow_guests, self._monotonic)
+        if not settings.bot_owners:
+            log.warning("BOT_OWNERS is empty: nobody can make workspaces or give the first roles from Slack")
+        return Services(settings, db, hasher, client, careful, people, me["team_id"])
+
+    async def _serve(self, guard: web.Guard | None) -> None:
+        port = DEFAULT_PORT if self.settings.port is None else self.settings.port
+        listener = socket.create_server((self.settings.host, port), backlog=512)
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            web.build(guard, self.ready), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10
+        )
+        server = Server(config)
+        serving = asyncio.create_task(server.serve([listener]))
+
+        async def close() -> None:
+            server.should_exit = True
+            await serving
+
+        self._stack.push_async_callback(close)
+
+    async def _reach(self, asked: Awaitable[Any], variable: str) -> Any:
+        """Slack's answer, or StartError naming the variable that it did not accept."""
+        try:
+            return await asked
+        except SlackApiError as error:
+            raise StartError(
+                f"{variable}: Slack answered {error.response['error']}. Check the token; smtp-bot doctor tells more."
+            ) from None
+        except (ClientError, TimeoutError, OSError) as error:
+            raise StartError(f"SLACK_API_URL: Slack does not answer ({describe(error)}).") from None
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def run(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    bot = Bot(settings)
+    await bot.start()
+    await stop.wait()
+    log.info("stopping")
+    await bot.stop()
