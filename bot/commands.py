@@ -20,7 +20,7 @@ from bot.listing import SHOW
 from bot.services import Services
 from bot.setup import OPEN_SETUP
 from storage import access, credentials, passwords, workspaces
-from storage.access import TABLE, Action, Right
+from storage.access import TABLE, Action, Right, Standing
 from storage.models import State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
@@ -183,10 +183,12 @@ def role_sentence(held: list[Right], workspace: Workspace, admins: list[str]) ->
         return ["You have no role in ", bold(workspace.name), ".", *ask]
     right = held[0]
     can = ", ".join(action.value for action in Action if action in TABLE[right.role])
-    how: list[Piece]
-    if (right.via.startswith("S") and right.via[1:2].isupper()) or right.via.startswith("S0"):
+    how: list[Piece] = []
+    if right.via.startswith("S"):
         how = [", through ", principal(right.via)]
-    else:
-        how = {"owner": [", as BOT_OWNERS says"], "member": [", because you're in its channel"]}.get(right.role, [""])
+    elif right.role is Standing.OWNER:
+        how = [", as BOT_OWNERS says"]
+    elif right.role is Standing.MEMBER:
+        how = [", because you're in its channel"]
     article = "an" if right.role in ("admin", "owner") else "a"
     return [f"You're {article} ", bold(right.role), " of ", bold(workspace.name), *how, f". You can: {can}."]

@@ -98,7 +98,10 @@ class Bot:
                 handler = AsyncSocketModeHandler(bolt, settings.slack_app_token.get_secret_value())
                 self._stack.push_async_callback(handler.close_async)
                 self._socket = handler
-                await self._reach(handler.connect_async(), "SLACK_APP_TOKEN")
+                # The client would try for ever; asking once first tells a wrong token apart.
+                app_token = settings.slack_app_token.get_secret_value()
+                await self._reach(self.services.client.apps_connections_open(app_token=app_token), "SLACK_APP_TOKEN")
+                await handler.client.connect()
             if settings.mode == "http" or settings.port is not None:
                 guard = None
                 if settings.mode == "http":
@@ -114,6 +117,7 @@ class Bot:
     async def stop(self) -> None:
         """Takes nothing new, finishes what is under way, and closes."""
         if self._socket is not None:
+            self._socket.client.auto_reconnect_enabled = False
             await self._socket.client.disconnect()
         if not await self.services.work.drain(DRAIN_TIMEOUT):
             log.warning("stopped with work under way", seconds=DRAIN_TIMEOUT)
