@@ -110,7 +110,7 @@ async def deliver(
         outcome, cause = await handover.hand_over(services.careful_client, response_url, channel, request.user, message)
         if outcome is Outcome.DELIVERED:
             outcome = Outcome.UNCLEAR  # until the activation is committed, a password that was shown does not work
-            await credentials.activate(services.db, origin, credential.id, password_hash)
+            await credentials.activate(services.db, origin, credential.id, password_hash, passwords.tag(password))
             outcome = Outcome.DELIVERED
     except NoLongerPending:
         cause = "no_longer_pending"

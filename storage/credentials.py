@@ -105,14 +105,22 @@ async def create_pending(
     return credential, workspace
 
 
-async def activate(db: Database, origin: Origin, credential_id: str, password_hash: str) -> Credential:
-    """The last step: the password was handed over. Raises NoLongerPending when the credential was discarded meanwhile."""
+async def activate(db: Database, origin: Origin, credential_id: str, password_hash: str, tag: int | None = None) -> Credential:
+    """The last step: the password was handed over.
+
+    Args:
+        tag: `passwords.tag` of the password.
+
+    Raises:
+        NoLongerPending: the credential was discarded meanwhile.
+    """
     async with attempt(db, What.ACTIVATE, origin) as current:
         credential = await _about(current, credential_id)
         if credential.state != State.PENDING:
             raise NoLongerPending
         credential.state = State.ACTIVE
         credential.password_hash = password_hash
+        credential.password_tag = tag
         credential.version += 1
         await _count(current, credential, +1)
     return credential
@@ -286,7 +294,9 @@ async def _count(current: Attempt, credential: Credential, change: int) -> None:
 
 def _end(credential: Credential, by: str, at: datetime) -> None:
     credential.state = State.DELETED
-    credential.password_hash = None
+    credential.password_hash = credential.password_tag = None
+    credential.previous_hash = credential.previous_tag = credential.previous_until = None
+    credential.rotation_begun_at = credential.delete_at = credential.remind_at = None
     credential.version += 1
     credential.deleted_by = by
     credential.deleted_at = at

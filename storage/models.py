@@ -9,6 +9,8 @@ from sqlalchemy.types import TypeDecorator
 
 LIVE = "state IN ('active', 'suspended')"
 NOT_DELETED = "state <> 'deleted'"
+SPARSE = {f"credentials_{column}": column for column in ("password_tag", "previous_tag", "rotation_begun_at", "delete_at", "remind_at")}
+"""Indexes of the rows in which a column that is mostly empty is not."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -132,6 +134,10 @@ class Credential(Base):
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
         ),
+        *(
+            Index(name, column, sqlite_where=text(f"{column} IS NOT NULL"), postgresql_where=text(f"{column} IS NOT NULL"))
+            for name, column in SPARSE.items()
+        ),
     )
     id: Mapped[str] = mapped_column(String(8), primary_key=True)
     workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))
@@ -142,6 +148,28 @@ class Credential(Base):
     state: Mapped[str] = mapped_column(String(16))
     password_hash: Mapped[str | None] = mapped_column(Text)
     """Argon2id as a PHC string, only while the credential is active or suspended."""
+    password_tag: Mapped[int | None] = mapped_column(Integer)
+    """`passwords.tag` of a device password, which names no credential: what narrows a leaked one down to a few."""
+    rotated_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    current_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    """The last log-in with the present password since the rotation."""
+    previous_hash: Mapped[str | None] = mapped_column(Text)
+    """The password before the rotation, which works until `previous_until`."""
+    previous_tag: Mapped[int | None] = mapped_column(Integer)
+    previous_until: Mapped[datetime | None] = mapped_column(UtcTime)
+    previous_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    rotation_key: Mapped[str | None] = mapped_column(Text, unique=True)
+    """Slack team and view id of a rotation whose password is not yet handed over; kept after it for repeated submissions."""
+    rotation_begun_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    """While a rotation's password is on its way."""
+    rotation_by: Mapped[str | None] = mapped_column(Text)
+    rotation_in: Mapped[str | None] = mapped_column(String(32))
+    suspended_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    suspended_by: Mapped[str | None] = mapped_column(Text)
+    delete_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    """When a suspended credential is deleted by itself."""
+    remind_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    """When the next reminder of its expiry is due."""
     version: Mapped[int] = mapped_column(Integer, default=1)
     """Goes up with every change that matters for a log-in; what a mail server remembers is bound to it."""
     created_at: Mapped[datetime] = mapped_column(UtcTime)
@@ -156,6 +184,29 @@ class Credential(Base):
     last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)
     last_used_from: Mapped[str | None] = mapped_column(Text)
     last_used_service: Mapped[str | None] = mapped_column(Text)
+
+
+class LoginCount(Base):
+    """How many log-ins a credential had in one slot of five minutes; kept for a day."""
+
+    __tablename__ = "login_counts"
+    credential_id: Mapped[str] = mapped_column(String(8), primary_key=True)
+    slot: Mapped[int] = mapped_column(Integer, primary_key=True, index=True)
+    """Seconds since the epoch, divided by 300."""
+    count: Mapped[int] = mapped_column(Integer)
+
+
+class MailServer(Base):
+    """The heartbeat of one `authd` process: that it lives, and up to which audit row it has seen the store."""
+
+    __tablename__ = "mail_servers"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    """Host and process id, for people."""
+    started_at: Mapped[datetime] = mapped_column(UtcTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcTime)
+    seen_event: Mapped[int] = mapped_column(BigInteger)
+    stopped: Mapped[bool] = mapped_column(Boolean, default=False)
 
 
 class AuditEvent(Base):

@@ -20,6 +20,14 @@ SELECT c.username, '{{ARGON2ID}}' || c.password_hash AS password, w.slug AS work
 FROM credentials c JOIN workspaces w ON w.id = c.workspace_id
 WHERE c.state = 'active' AND c.password_hash IS NOT NULL AND (c.expires_at IS NULL OR c.expires_at > {now})
 """
+PREVIOUS = """
+CREATE VIEW smtp_passdb_previous AS
+SELECT c.username, '{{ARGON2ID}}' || c.previous_hash AS password, w.slug AS workspace
+FROM credentials c JOIN workspaces w ON w.id = c.workspace_id
+WHERE c.state = 'active' AND c.previous_hash IS NOT NULL AND c.previous_until > {now}
+  AND (c.expires_at IS NULL OR c.expires_at > {now})
+"""
+SPARSE = ("password_tag", "previous_tag", "rotation_begun_at", "delete_at", "remind_at")
 
 
 def partial(condition: str) -> dict[str, Any]:
@@ -82,6 +90,21 @@ def upgrade() -> None:
         sa.Column("username", sa.String(32), nullable=False, unique=True),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("password_hash", sa.Text),
+        sa.Column("password_tag", sa.Integer),
+        sa.Column("rotated_at", sa.BigInteger),
+        sa.Column("current_used_at", sa.BigInteger),
+        sa.Column("previous_hash", sa.Text),
+        sa.Column("previous_tag", sa.Integer),
+        sa.Column("previous_until", sa.BigInteger),
+        sa.Column("previous_used_at", sa.BigInteger),
+        sa.Column("rotation_key", sa.Text, unique=True),
+        sa.Column("rotation_begun_at", sa.BigInteger),
+        sa.Column("rotation_by", sa.Text),
+        sa.Column("rotation_in", sa.String(32)),
+        sa.Column("suspended_at", sa.BigInteger),
+        sa.Column("suspended_by", sa.Text),
+        sa.Column("delete_at", sa.BigInteger),
+        sa.Column("remind_at", sa.BigInteger),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("created_by", sa.Text, nullable=False),
@@ -96,6 +119,8 @@ def upgrade() -> None:
         # The promises of the design, kept by the database too.
         sa.CheckConstraint("state <> 'pending' OR password_hash IS NULL", name="pending_has_no_hash"),
         sa.CheckConstraint("state <> 'deleted' OR password_hash IS NULL", name="deleted_has_no_hash"),
+        sa.CheckConstraint("state <> 'deleted' OR previous_hash IS NULL", name="deleted_has_no_previous_hash"),
+        sa.CheckConstraint("previous_hash IS NULL OR previous_until IS NOT NULL", name="previous_hash_ends"),
         sa.CheckConstraint("password_hash IS NULL OR password_hash LIKE '$argon2id$%'", name="hash_is_argon2id"),
     )
     op.create_index(
@@ -112,6 +137,23 @@ def upgrade() -> None:
         **partial("state IN ('active', 'suspended')"),
     )
     op.create_index("credentials_pending", "credentials", ["created_at"], **partial("state = 'pending'"))
+    for column in SPARSE:
+        op.create_index(f"credentials_{column}", "credentials", [column], **partial(f"{column} IS NOT NULL"))
+    op.create_table(
+        "login_counts",
+        sa.Column("credential_id", sa.String(8), primary_key=True),
+        sa.Column("slot", sa.Integer, primary_key=True, index=True),
+        sa.Column("count", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "mail_servers",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("started_at", sa.BigInteger, nullable=False),
+        sa.Column("seen_at", sa.BigInteger, nullable=False),
+        sa.Column("seen_event", sa.BigInteger, nullable=False),
+        sa.Column("stopped", sa.Boolean, nullable=False),
+    )
     op.create_table(
         "audit_events",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
@@ -150,7 +192,8 @@ def upgrade() -> None:
         sa.Column("key", sa.String(80), primary_key=True),
         sa.Column("at", sa.BigInteger, nullable=False, index=True),
     )
-    op.execute(PASSDB.format(now=NOW[dialect]))
+    for view in (PASSDB, PREVIOUS):
+        op.execute(view.format(now=NOW[dialect]))
     for statement in APPEND_ONLY[dialect]:
         op.execute(statement)
 
