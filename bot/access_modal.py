@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.view(ACCESS)(**door.submission(submit))
-    app.action(REMOVE)(**door.work(remove))
+    app.view(ACCESS)(door.submission(submit))
+    app.action(REMOVE)(door.work(remove))
 
 
 async def open_modal(request: Request) -> None:

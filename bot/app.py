@@ -37,8 +37,8 @@ def build(services: Services) -> AsyncApp:
     audit_log.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
-    app.action(ANYTHING)(**door.work(outdated))
-    app.view(ANYTHING)(**door.submission(outdated_submission))
+    app.action(ANYTHING)(door.work(outdated))
+    app.view(ANYTHING)(door.submission(outdated_submission))
     app.error(failed)
     return app
 

@@ -20,7 +20,7 @@ MENTION = re.compile(r"<@([UW][A-Z0-9]+)(?:\|[^>]*)?>|([UW][A-Z0-9]{6,})")
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(OLDER)(**door.work(turn))
+    app.action(OLDER)(door.work(turn))
 
 
 async def typed(request: Request, target: str) -> None:

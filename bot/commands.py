@@ -82,8 +82,8 @@ GRAMMAR: dict[str, Word] = {
 
 
 def register(app: AsyncApp, door: Door, services: Services) -> None:
-    app.command(services.command)(**door.work(dispatch))
-    app.action(HELP)(**door.work(show_menu))
+    app.command(services.command)(door.work(dispatch))
+    app.action(HELP)(door.work(show_menu))
 
 
 async def dispatch(request: Request) -> None:

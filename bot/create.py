@@ -44,9 +44,9 @@ log = structlog.get_logger(__name__)
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(CREATE)(**door.work(open_modal))
-    app.view(CREATE)(**door.submission(submit))
-    app.action(REMOVE_PASSWORD)(**door.work(remove_password))
+    app.action(CREATE)(door.work(open_modal))
+    app.view(CREATE)(door.submission(submit))
+    app.action(REMOVE_PASSWORD)(door.work(remove_password))
 
 
 async def open_modal(request: Request, name: str = "") -> None:

@@ -25,9 +25,9 @@ WARNING = "Apps that use this credential stop sending mail right away. This can'
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(OPEN_DELETE)(**door.work(pressed))
-    app.action(ROW_MENU)(**door.work(pressed))
-    app.view(DELETE)(**door.submission(submit))
+    app.action(OPEN_DELETE)(door.work(pressed))
+    app.action(ROW_MENU)(door.work(pressed))
+    app.view(DELETE)(door.submission(submit))
 
 
 async def pressed(request: Request) -> None:

@@ -15,13 +15,12 @@ import structlog
 from aiohttp import ClientError
 from prometheus_client import Counter, Histogram
 from slack_bolt.context.ack.async_ack import AsyncAck
-from slack_bolt.context.async_context import AsyncBoltContext
 from slack_sdk.errors import SlackApiError
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot import texts
 from bot.blocks import Block, Piece, foot, line, modal
-from bot.services import Services, new_reference
+from bot.services import Services, acknowledgement_sent, new_reference
 from bot.texts import TriggerExpired
 from storage import access, audit
 from storage.access import Action, Actor, Right
@@ -164,22 +163,19 @@ class Door:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def work(self, handler: Handler) -> dict[str, Any]:
-        """Bolt's `ack` and `lazy` arguments for a handler that runs after the acknowledgement."""
+    def work(self, handler: Handler) -> Callable[..., Awaitable[None]]:
+        """A Bolt listener that acknowledges and goes on with the handler afterwards."""
 
-        async def acknowledge(ack: AsyncAck) -> None:
+        async def acknowledge(ack: AsyncAck, body: dict[str, Any]) -> None:
             await ack()
+            self._services.work.begin(self._handle(handler, Request(self._services, body)))
 
-        async def run(body: dict[str, Any]) -> None:
-            self._services.work.joins()
-            await self._handle(handler, Request(self._services, body))
+        return acknowledge
 
-        return {"ack": acknowledge, "lazy": [run]}
+    def submission(self, handler: SubmitHandler) -> Callable[..., Awaitable[None]]:
+        """A Bolt listener for a modal's submission."""
 
-    def submission(self, handler: SubmitHandler) -> dict[str, Any]:
-        """Bolt's `ack` and `lazy` arguments for a modal's submission."""
-
-        async def submit(ack: AsyncAck, body: dict[str, Any], context: AsyncBoltContext) -> None:
+        async def submit(ack: AsyncAck, body: dict[str, Any]) -> None:
             request = Request(self._services, body)
             started = time.monotonic()
             outcome = "done"
@@ -195,21 +191,15 @@ class Door:
                 answer = Answer(update(notice([line(*texts.unexpected(request.reference))])))
             handled.labels(request.surface, outcome).inc()
             took.labels(request.surface).observe(time.monotonic() - started)
-            context["then"] = answer.then
-            context["request"] = request
             await ack(answer.ack)
+            if answer.then is not None:
+                self._services.work.begin(self._afterwards(answer.then, request))
 
-        async def afterwards(context: AsyncBoltContext) -> None:
-            self._services.work.joins()
-            then = context.get("then")
-            if then is not None:
+        return submit
 
-                async def handle(_request: Request) -> None:
-                    await then()
-
-                await self._handle(handle, context["request"])
-
-        return {"ack": submit, "lazy": [afterwards]}
+    async def _afterwards(self, then: Callable[[], Awaitable[None]], request: Request) -> None:
+        await acknowledgement_sent()
+        await self._handle(lambda _request: then(), request)
 
     async def _handle(self, handler: Handler, request: Request) -> None:
         started = time.monotonic()

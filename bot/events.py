@@ -3,42 +3,48 @@
 Slack repeats an event that it thinks lost; each of these may be handled twice with the same result.
 """
 
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import structlog
 from slack_bolt.app.async_app import AsyncApp
 
+from bot.door import describe
 from bot.services import Services, new_reference
 from storage import workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 
+log = structlog.get_logger(__name__)
 GONE = ("channel_archive", "channel_deleted", "group_archive", "group_deleted")
 GROUPS = ("subteam_created", "subteam_updated", "subteam_members_changed")
 
 
 def register(app: AsyncApp, services: Services) -> None:
     async def gone(event: dict[str, Any]) -> None:
-        services.work.joins()
         await workspaces.channel_gone(services.db, by_slack(event), services.team, event["channel"])
 
     async def shared(event: dict[str, Any]) -> None:
-        services.work.joins()
         still = event["type"] == "channel_shared" or bool(event.get("is_ext_shared"))
         await workspaces.channel_shared(services.db, by_slack(event), services.team, event["channel"], still)
 
     async def renumbered(event: dict[str, Any]) -> None:
-        services.work.joins()
         old, new = event["old_channel_id"], event["new_channel_id"]
         await workspaces.channel_renumbered(services.db, by_slack(event), services.team, old, new)
 
     async def person(event: dict[str, Any]) -> None:
         services.people.forget_person(event["user"]["id"])
 
-    async def groups() -> None:
+    async def groups(_event: dict[str, Any]) -> None:
         services.people.forget_groups()
 
-    async def acknowledge() -> None:
-        """An event's listener is acknowledged by Bolt itself; the work comes after."""
+    def listener(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> Callable[..., Awaitable[None]]:
+        """Bolt acknowledges an event by itself when its listener returns; the work comes after."""
+
+        async def begin(event: dict[str, Any]) -> None:
+            services.work.begin(_logged(handle, event))
+
+        return begin
 
     def by_slack(event: dict[str, Any]) -> Origin:
         actor = Actor(event.get("user") or event.get("actor_id") or "slack", services.team)
@@ -52,4 +58,11 @@ def register(app: AsyncApp, services: Services) -> None:
         (GROUPS, groups),
     ):
         for name in names:
-            app.event(name)(ack=acknowledge, lazy=[handler])
+            app.event(name)(listener(handler))
+
+
+async def _logged(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]], event: dict[str, Any]) -> None:
+    try:
+        await handle(event)
+    except Exception as error:
+        log.error("event not followed", event_type=event["type"], error=describe(error))

@@ -41,9 +41,9 @@ SUMMARY = "Your list of SMTP credentials is ready."
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(SHOW)(**door.work(open_list))
+    app.action(SHOW)(door.work(open_list))
     for action in (SORT, TURN, TURN_BACK):
-        app.action(action)(**door.work(turn))
+        app.action(action)(door.work(turn))
 
 
 async def open_list(request: Request) -> None:

@@ -14,12 +14,14 @@ from aiohttp import ClientError
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncConnectionErrorRetryHandler, AsyncRateLimitErrorRetryHandler
+from slack_sdk.socket_mode.aiohttp import SocketModeClient
+from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import app, sweep, web
 from bot.door import describe
 from bot.people import People
-from bot.services import Services
+from bot.services import Services, acknowledging
 from bot.settings import Settings
 from storage import workspaces
 from storage.database import Clock, Database, Schema, utc_now
@@ -67,6 +69,17 @@ class Server(uvicorn.Server):
         yield
 
 
+class Socket(AsyncSocketModeHandler):
+    """Bolt's Socket Mode adapter, which also says when an acknowledgement was sent."""
+
+    async def handle(self, client: SocketModeClient, req: SocketModeRequest) -> None:  # type: ignore[override]
+        sent = acknowledging()
+        try:
+            await super().handle(client, req)
+        finally:
+            sent.set()
+
+
 class Bot:
     """One bot process.
 
@@ -80,7 +93,7 @@ class Bot:
         self._clock = clock
         self._monotonic = monotonic
         self._stack = contextlib.AsyncExitStack()
-        self._socket: AsyncSocketModeHandler | None = None
+        self._socket: Socket | None = None
         self.services: Services
         self.port: int | None = None
         """Where HTTP listens."""
@@ -95,7 +108,7 @@ class Bot:
             self.services = await self._connect(db)
             bolt = app.build(self.services)
             if settings.mode == "socket":
-                handler = AsyncSocketModeHandler(bolt, settings.slack_app_token.get_secret_value())
+                handler = Socket(bolt, settings.slack_app_token.get_secret_value())
                 self._stack.push_async_callback(handler.close_async)
                 self._socket = handler
                 # The client would try for ever; asking once first tells a wrong token apart.
@@ -149,7 +162,7 @@ class Bot:
 
     async def _serve(self, guard: web.Guard | None) -> None:
         port = DEFAULT_PORT if self.settings.port is None else self.settings.port
-        listener = socket.create_server((self.settings.host, port), backlog=512)
+        listener = listen(self.settings.host, port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             web.build(guard, self.ready), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10
@@ -173,6 +186,20 @@ class Bot:
             ) from None
         except (ClientError, TimeoutError, OSError) as error:
             raise StartError(f"SLACK_API_URL: Slack does not answer ({describe(error)}).") from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that names its protocol: asyncio turns Nagle's delay (40 ms an answer) off only for those."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        raise StartError(f"HOST, PORT: cannot listen on {host} port {port} ({error.strerror}).") from None
+    return listener
 
 
 async def _end(task: asyncio.Task[None]) -> None:

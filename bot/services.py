@@ -1,7 +1,10 @@
 """What the listeners work with, made once at start and handed to each `register`."""
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,20 +41,37 @@ class Work:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def joins(self) -> None:
-        """The task that calls this is waited for by `drain`."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Goes on with it in a task of its own."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def drain(self, timeout: float) -> bool:
         """Waits up to `timeout` seconds until nothing is under way; False when something still was."""
-        await asyncio.sleep(0)  # lets a task that was just created say that it joins
-        pending = self._tasks - {asyncio.current_task()}
+        pending = set(self._tasks)
         if pending:
             _, pending = await asyncio.wait(pending, timeout=timeout)
         return not pending
+
+
+ACK_SENT_TIMEOUT = 3.0  # seconds, Slack's own limit
+_sent: ContextVar[asyncio.Event | None] = ContextVar("acknowledgement_sent", default=None)
+
+
+def acknowledging() -> asyncio.Event:
+    """Whoever passes a request to Bolt calls this before, and sets the event once the acknowledgement is on the wire."""
+    event = asyncio.Event()
+    _sent.set(event)
+    return event
+
+
+async def acknowledgement_sent() -> None:
+    """Waits for it: a modal that was changed by `views.update` before it would be overwritten by its acknowledgement."""
+    event = _sent.get()
+    if event is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), ACK_SENT_TIMEOUT)
 
 
 def new_reference() -> str:

@@ -26,9 +26,9 @@ DISCONNECT = "disconnect_channel"
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(OPEN_SETUP)(**door.work(open_modal))
-    app.view(SETUP)(**door.submission(submit))
-    app.action(DISCONNECT)(**door.work(disconnect))
+    app.action(OPEN_SETUP)(door.work(open_modal))
+    app.view(SETUP)(door.submission(submit))
+    app.action(DISCONNECT)(door.work(disconnect))
 
 
 async def open_modal(request: Request) -> None:

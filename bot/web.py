@@ -14,10 +14,12 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_sdk.signature import SignatureVerifier
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from bot.services import acknowledging
 from storage import seen
 from storage.database import Database
 
@@ -67,8 +69,15 @@ class Guard:
         if not await seen.first_time(self._db, signature):
             refused.labels("replayed").inc()
             return Response(status_code=200)
+        sent = acknowledging()
         answer = await self._app.async_dispatch(AsyncBoltRequest(body=text, headers=dict(request.headers)))
-        return Response(answer.body, answer.status, {name: values[0] for name, values in answer.headers.items()})
+
+        async def tell() -> None:
+            sent.set()
+
+        return Response(
+            answer.body, answer.status, {name: values[0] for name, values in answer.headers.items()}, background=BackgroundTask(tell)
+        )
 
     async def _read(self, request: Request) -> bytes | None:
         body = b""

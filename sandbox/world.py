@@ -1,4 +1,4 @@
-"""Everything the sandbox's Slack knows: one team, its people, channels, messages and views, and the one app installed in it. All in memory."""
+"""Everything the sandbox's Slack knows, in memory: one team, its people, channels, messages and views, and its one installed app."""
 
 import asyncio
 import secrets

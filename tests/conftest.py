@@ -1,4 +1,4 @@
-"""What every test stands on: the two databases, and (in `people.py`) the bot in a local Slack."""
+"""What every test stands on: the two databases, and the bot in a local Slack."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +10,7 @@ import pytest
 
 from storage.database import Database
 from tests import postgres
+from tests.stage import Stage, stage
 
 
 def need(what: str) -> NoReturn:
@@ -56,3 +57,12 @@ async def db(database_url: str) -> AsyncIterator[Database]:
     await database.upgrade()
     yield database
     await database.close()
+
+
+@pytest.fixture(params=["sqlite-socket", "postgres-http"])
+async def play(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+    """The bot in a local Slack: on SQLite over Socket Mode, and on PostgreSQL over signed HTTP."""
+    database, mode = request.param.split("-")
+    url = f"sqlite:///{tmp_path / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    async with stage(url, mode) as made:
+        yield made

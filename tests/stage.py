@@ -1,0 +1,176 @@
+"""The bot in a local Slack, with people of every role, a channel of each kind and two workspaces."""
+
+import contextlib
+import io
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sqlalchemy import text
+
+from bot import log
+from bot.run import Bot
+from bot.settings import Settings
+from sandbox.people import Person
+from sandbox.slack import Slack
+from sandbox.world import Channel, Group, Message
+from storage import audit, grants, workspaces
+from storage.access import Actor, Role
+from storage.audit import Origin, Surface
+from storage.database import Database
+from storage.models import AuditEvent, Credential, Workspace
+from storage.passwords import Parsed, find
+
+MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
+BY_TEST = Origin(Actor("shell:test", None, owner=True), Surface.SHELL, reference="test")
+
+
+class Clock:
+    """A clock that goes on by itself only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def seconds(self) -> float:
+        return self.now.timestamp()
+
+    def passes(self, **given: float) -> None:
+        self.now += timedelta(**given)
+
+
+@dataclass
+class Stage:
+    slack: Slack
+    bot: Bot
+    db: Database
+    clock: Clock
+    logs: io.StringIO
+    database_url: str
+    acme: Workspace
+    zeta: Workspace
+    olga: Person
+    adam: Person
+    wanda: Person
+    rita: Person
+    rex: Person
+    mia: Person
+    gus: Person
+    mail: Channel
+    secret: Channel
+    quiet: Channel
+    """Public, mapped to acme; the bot is no member."""
+    other: Channel
+    """Mapped to zeta."""
+    lobby: Channel
+    """Not mapped."""
+    oncall: Group
+
+    async def settled(self) -> None:
+        """Waits until the bot has done all that it began."""
+        await self.bot.services.work.drain(20)
+
+    async def create(self, person: Person, name: str, channel: Channel | None = None) -> str:
+        """The whole way by hand; returns the password as the person reads it."""
+        where = channel or self.mail
+        await person.types(where, f"/smtp create {name}")
+        await person.sees_modal("New SMTP credential")
+        await person.submits()
+        await person.sees_modal("Credential created")
+        await person.closes()
+        return password_in(person, await person.sees(f": {name}\n", where)).canonical
+
+    async def events(self, **where: Any) -> list[AuditEvent]:
+        async with self.db.read() as session:
+            rows = await audit.latest(session, None, limit=1000)
+        return [row for row in reversed(rows) if all(getattr(row, key) == value for key, value in where.items())]
+
+    async def credentials(self) -> list[Credential]:
+        from sqlalchemy import select
+
+        async with self.db.read() as session:
+            return list((await session.scalars(select(Credential).order_by(Credential.created_at, Credential.id))).all())
+
+    async def passdb(self) -> list[str]:
+        async with self.db.read() as session:
+            return list((await session.scalars(text("SELECT username FROM smtp_passdb ORDER BY username"))).all())
+
+    def everything_sent(self) -> str:
+        return "\n".join(exchange.sent + exchange.answer for exchange in self.slack.traffic)
+
+
+def password_in(person: Person, message: Message) -> Parsed:
+    """The password that a message shows."""
+    return next(find(person.read(message)))
+
+
+@contextlib.asynccontextmanager
+async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stage]:
+    """Starts all of it. `mode`: `socket` or `http`."""
+    clock = Clock()
+    slack = Slack(clock.seconds, event_retries=(0.0, 0.0, 0.0))
+    app = slack.install(MANIFEST)
+    olga, adam, wanda, rita, rex, mia = (slack.add_person(name) for name in ("olga", "adam", "wanda", "rita", "rex", "mia"))
+    gus = slack.add_person("gus", is_restricted=True)
+    everybody = (olga, adam, wanda, rita, rex, mia, gus)
+    mail = slack.add_channel("mail", *everybody)
+    secret = slack.add_channel("mail-secret", olga, adam, wanda, private=True, with_bot=False)
+    quiet = slack.add_channel("mail-quiet", *everybody, with_bot=False)
+    other = slack.add_channel("zeta-mail", *everybody)
+    lobby = slack.add_channel("lobby", *everybody)
+    oncall = slack.add_group("oncall", rex)
+
+    db = Database(database_url, clock)
+    await db.upgrade()
+    acme = await workspaces.add(db, BY_TEST, "acme", "Acme")
+    zeta = await workspaces.add(db, BY_TEST, "zeta", "Zeta")
+    team = slack.world.team.id
+    for channel in (mail, secret, quiet):
+        await workspaces.map_channel(db, BY_TEST, team, channel.id, acme.id)
+    await workspaces.map_channel(db, BY_TEST, team, other.id, zeta.id)
+    roles = {adam.id: Role.ADMIN, wanda.id: Role.WRITER, rita.id: Role.READER, oncall.id: Role.RESPONDER}
+    for principal, role in roles.items():
+        await grants.grant(db, BY_TEST, team, principal, role, acme.id)
+
+    log.configure("DEBUG", "json")
+    logs = io.StringIO()
+    handler = logging.getLogger().handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(logs)
+    async with slack.serve():
+        given: dict[str, Any] = {
+            "slack_bot_token": app.bot_token,
+            "slack_app_token": app.app_token if mode == "socket" else "",
+            "slack_signing_secret": app.signing_secret,
+            "slack_api_url": f"{slack.url}/api/",
+            "bot_owners": olga.id,
+            "database_url": database_url,
+            "host": "127.0.0.1",
+            "port": 0,
+            "smtp_host": "mail.example.com",
+            "argon2_memory_kib": 8,
+            "argon2_time_cost": 1,
+            "log_level": "DEBUG",
+            **more,
+        }
+        bot = Bot(Settings(_env_file=None, **given), clock, clock.seconds)
+        await bot.start()
+        if mode == "http":
+            app.request_url = f"http://127.0.0.1:{bot.port}/slack/events"
+        else:
+            await slack.connected()
+        try:
+            yield Stage(
+                slack, bot, db, clock, logs, database_url, acme, zeta, olga, adam, wanda, rita, rex, mia, gus,
+                mail, secret, quiet, other, lobby, oncall,
+            )  # fmt: skip
+        finally:
+            await bot.stop()
+            await db.close()
+    assert "unexpected failure" not in logs.getvalue(), logs.getvalue()
