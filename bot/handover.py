@@ -70,7 +70,10 @@ async def _by_response_url(response_url: str, message: dict[str, Any]) -> tuple[
         except (ClientError, TimeoutError, OSError) as error:
             return Outcome.UNCLEAR, type(error).__name__
         if answer.status_code == 200:
-            return Outcome.DELIVERED, "ok"
+            # Slack answers "ok" in plain text; what says otherwise in JSON showed nothing.
+            return (
+                (Outcome.REFUSED, "not_ok") if answer.body.startswith("{") and '"ok":true' not in answer.body else (Outcome.DELIVERED, "ok")
+            )
         if answer.status_code == 429:
             cause = "ratelimited"
             await asyncio.sleep(_wait(answer.headers))

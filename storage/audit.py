@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.access import Action, Actor, Right, may
 from storage.database import Database
 from storage.models import AuditEvent, AuditHead, Credential, Workspace, milliseconds
-from storage.refusals import Refusal
+from storage.refusals import PersonBarred, Refusal
 
 GENESIS = "0" * 64
 PAGE = 15
@@ -88,7 +88,7 @@ class Attempt:
 
 @asynccontextmanager
 async def attempt(db: Database, what: What, origin: Origin, reason: str | None = None) -> AsyncIterator[Attempt]:
-    """A write transaction for one attempt, with its audit row.
+    """A write transaction for one attempt, with its audit row. Nobody who is barred gets as far as the attempt.
 
     A refusal raised inside undoes what the attempt changed, is written down with its cause, and goes on to the caller. Any other
     exception undoes everything and writes nothing.
@@ -97,6 +97,8 @@ async def attempt(db: Database, what: What, origin: Origin, reason: str | None =
     async with db.write() as session:
         current = Attempt(session, origin)
         try:
+            if origin.actor.barred:
+                raise PersonBarred(origin.actor.barred)
             async with session.begin_nested():
                 yield current
         except Refusal as raised:

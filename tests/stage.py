@@ -26,7 +26,7 @@ from storage.models import AuditEvent, Credential, Workspace
 from storage.passwords import Parsed, find
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
-BY_TEST = Origin(Actor("shell:test", None, owner=True), Surface.SHELL, reference="test")
+BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
 
 
 class Clock:
