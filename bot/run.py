@@ -118,7 +118,8 @@ class Bot:
             if settings.mode == "http" or settings.port is not None:
                 guard = None
                 if settings.mode == "http":
-                    guard = web.Guard(bolt, db, settings.slack_signing_secret.get_secret_value())
+                    secret = settings.slack_signing_secret.get_secret_value()
+                    guard = web.Guard(bolt, db, secret, lambda: self._clock().timestamp())
                 await self._serve(guard)
             sweeping = asyncio.create_task(sweep.forever(self.services))
             self._stack.push_async_callback(_end, sweeping)

@@ -258,12 +258,12 @@ class Person:
 
     async def presses(self, label: str, where: Message | View | None = None, near: str | None = None) -> None:
         """Presses a button by its text (`near`: in the block with that text), and says yes where it asks to confirm."""
-        shown, block, element = self._find("button", label, where, near)
+        shown, block, element = await self._finds("button", label, where, near)
         await self.acts(shown, block, element, {"value": element["value"]} if "value" in element else {})
 
     async def chooses(self, option: str, near: str, where: Message | View | None = None) -> None:
         """Chooses in the overflow menu of the block with the text `near`."""
-        shown, block, element = self._find("overflow", option, where, near)
+        shown, block, element = await self._finds("overflow", option, where, near)
         await self.acts(shown, block, element, {"selected_option": self._option(element, option)})
 
     async def selects(self, label: str, choice: "str | Channel | Person", where: Message | View | None = None) -> None:
@@ -291,15 +291,23 @@ class Person:
         if self.id in self.world.homes:
             yield self.world.homes[self.id]
 
-    def _find(self, kind: str, text: str, where: Message | View | None, near: str | None) -> tuple[Message | View, Json, Json]:
-        for shown in self._shown(where):
-            for block, element in inputs.elements(shown.blocks):
-                if element["type"] != kind or (near and near not in text_of(self.world, [block])):
-                    continue
-                texts = [element["text"]["text"]] if kind == "button" else [one["text"]["text"] for one in element["options"]]
-                if text in texts:
-                    return shown, block, element
-        raise NotSeen(f"{self.name} sees no {kind} {text!r}, but:\n{self.screen()}")
+    async def _finds(self, kind: str, text: str, where: Message | View | None, near: str | None) -> tuple[Message | View, Json, Json]:
+        """The button or menu, as soon as it is there. Raises NotSeen."""
+
+        def look() -> tuple[Message | View, Json, Json] | None:
+            for shown in self._shown(where):
+                for block, element in inputs.elements(shown.blocks):
+                    if element["type"] != kind or (near and near not in text_of(self.world, [block])):
+                        continue
+                    texts = [element["text"]["text"]] if kind == "button" else [one["text"]["text"] for one in element["options"]]
+                    if text in texts:
+                        return shown, block, element
+            return None
+
+        found = await self.world.until(look, SEE_TIMEOUT)
+        if found is None:
+            raise NotSeen(f"{self.name} sees no {kind} {text!r}, but:\n{self.screen()}")
+        return found
 
     async def acts(self, shown: Message | View, block: Json, element: Json, chosen: Json) -> None:
         """Sends the app what was pressed or chosen."""
