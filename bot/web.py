@@ -69,8 +69,14 @@ class Guard:
         if not await seen.first_time(self._db, signature):
             refused.labels("replayed").inc()
             return Response(status_code=200)
+        try:
+            parsed = AsyncBoltRequest(body=text, headers=dict(request.headers))
+        except (ValueError, AttributeError, TypeError):
+            return self._refuse(request, 400, "body cannot be read")
+        if not isinstance(parsed.body, dict):
+            return self._refuse(request, 400, "body cannot be read")
         sent = acknowledging()
-        answer = await self._app.async_dispatch(AsyncBoltRequest(body=text, headers=dict(request.headers)))
+        answer = await self._app.async_dispatch(parsed)
 
         async def tell() -> None:
             sent.set()

@@ -78,6 +78,8 @@ class Attempt:
         self.workspace: Workspace | None = None
         self.credential: Credential | None = None
         self.subject: str | None = None
+        self.void = False
+        """There was nothing to do after all: no row."""
 
     async def allow(self, action: Action, workspace: Workspace | None) -> Right:
         """`access.may` for the person who attempts this. Raises its refusals."""
@@ -103,7 +105,8 @@ async def attempt(db: Database, what: What, origin: Origin, reason: str | None =
                 yield current
         except Refusal as raised:
             refusal = raised
-        await _append(db, current, what, refusal, reason)
+        if not current.void:
+            await _append(db, current, what, refusal, reason)
     if refusal is not None:
         raise refusal
 

@@ -132,6 +132,7 @@ async def channel_gone(db: Database, origin: Origin, team: str, channel: str) ->
     async with attempt(db, What.UNMAP_CHANNEL, origin) as current:
         current.subject = channel
         mapping = await current.session.get(ChannelMapping, (team, channel))
+        current.void = mapping is None
         if mapping is not None:
             current.workspace = await current.session.get(Workspace, mapping.workspace_id)
             await current.session.delete(mapping)
@@ -146,6 +147,7 @@ async def channel_shared(db: Database, origin: Origin, team: str, channel: str, 
     async with attempt(db, What.PAUSE_CHANNEL if shared else What.RESUME_CHANNEL, origin) as current:
         current.subject = channel
         mapping = await current.session.get(ChannelMapping, (team, channel))
+        current.void = mapping is None or mapping.paused == shared
         if mapping is not None:
             current.workspace = await current.session.get(Workspace, mapping.workspace_id)
             mapping.paused = shared
@@ -160,6 +162,7 @@ async def channel_renumbered(db: Database, origin: Origin, team: str, old: str, 
         current.subject = f"{old} {new}"
         mapping = await current.session.get(ChannelMapping, (team, old))
         taken = await current.session.get(ChannelMapping, (team, new))
+        current.void = mapping is None
         if mapping is not None:
             current.workspace = await current.session.get(Workspace, mapping.workspace_id)
             if taken is None:

@@ -173,4 +173,4 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
         finally:
             await bot.stop()
             await db.close()
-    assert "unexpected failure" not in logs.getvalue(), logs.getvalue()
+    assert '"event": "unexpected failure"' not in logs.getvalue(), logs.getvalue()
