@@ -9,19 +9,30 @@ from storage.refusals import (
     BotNotInChannel,
     ChannelNotMapped,
     ChannelPaused,
+    ExpiryInvalid,
+    ExpiryProblem,
+    HasExpired,
+    IsSuspended,
     NameInvalid,
     NameProblem,
     NameTaken,
     NoLongerPending,
+    NoOldPassword,
     NoSuchCredential,
     NoSuchGrant,
     NoSuchWorkspace,
     NotAChannel,
     NotAllowed,
+    NotDue,
+    NotSuspended,
     PersonBarred,
     PrincipalInvalid,
     Refusal,
     RoleUnknown,
+    RotatedMeanwhile,
+    RotationEnded,
+    RotationRepeated,
+    RotationUnderWay,
     SlugInvalid,
     SlugTaken,
     SurfaceOutdated,
@@ -43,6 +54,12 @@ NAMES = {
     NameProblem.TOO_LONG: "Use 64 characters or fewer.",
     NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. Line breaks and invisible characters aren't allowed.",
     NameProblem.PASSWORD: "This looks like a password. Enter a name instead.",
+}
+EXPIRIES = {
+    ExpiryProblem.NO_DATE: "Choose a date.",
+    ExpiryProblem.TWO_CHOICES: "Choose either a number of days or a date.",
+    ExpiryProblem.PAST: "Choose a date in the future.",
+    ExpiryProblem.TOO_FAR: "Choose a date within the next ten years, or Never.",
 }
 DOING = {
     Action.LIST: "see credentials",
@@ -112,6 +129,37 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return ["This credential was already created. If you didn't get its password, delete it and create a new one."]
         case NoLongerPending():
             return ["That took too long, so the new credential was deleted. If you see a password, it won't work. Try again."]
+        case RotationRepeated():
+            return ["A new password was already made from this window. If you didn't get it, change the password again."]
+        case RotationUnderWay():
+            by = principal(refusal.by)
+            return ["A new password for ", bold(refusal.name), " is already on its way to ", by, ". Nothing changed. Ask them for it."]
+        case RotatedMeanwhile():
+            by, at = principal(refusal.by), when(refusal.at)
+            return [
+                "The password of ",
+                bold(refusal.name),
+                " was changed meanwhile by ",
+                by,
+                " on ",
+                at,
+                ". Nothing changed. Ask them for it, or change it again.",
+            ]
+        case RotationEnded():
+            return ["That credential was deleted or suspended meanwhile. If you see a new password, it won't work."]
+        case NoOldPassword():
+            return ["The old password of ", bold(refusal.name), " has already stopped. Nothing changed."]
+        case IsSuspended():
+            by, at = principal(refusal.by), when(refusal.at)
+            return [bold(refusal.name), " (", code(refusal.username), ") is suspended, by ", by, " on ", at, ". Nothing changed."]
+        case NotSuspended():
+            return [bold(refusal.name), " isn't suspended. Nothing changed."]
+        case HasExpired():
+            return [bold(refusal.name), " expired on ", when(refusal.at), ". Extend it first. Nothing changed."]
+        case ExpiryInvalid():
+            return [EXPIRIES[refusal.problem]]
+        case NotDue():
+            return ["That was already done. Nothing changed."]
         case NoSuchGrant():
             return ["That role was already removed. Nothing changed."]
         case PrincipalInvalid():

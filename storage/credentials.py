@@ -23,11 +23,13 @@ from storage.refusals import (
     NameTaken,
     NoLongerPending,
     NoSuchCredential,
+    NotDue,
 )
 from storage.workspaces import by_id, of_channel
 
 PAGE_ROWS = 10
 PENDING_LIFETIME = timedelta(minutes=5)
+REMIND_BEFORE = (timedelta(days=7), timedelta(days=1))
 SWEEP_BATCH = 100
 SUGGEST_AMONG = 500
 
@@ -99,6 +101,7 @@ async def create_pending(
             created_in=channel,
             request_key=request_key,
             expires_at=expires_at,
+            remind_at=next_reminder(expires_at, db.clock()),
         )
         session.add(credential)
         current.credential = credential
@@ -162,6 +165,31 @@ async def delete(db: Database, origin: Origin, credential_id: str, reason: str |
             await _count(current, credential, -1)
         _end(credential, origin.actor.user, db.clock())
     return credential, workspace
+
+
+async def overdue(db: Database) -> Sequence[Credential]:
+    """Suspended credentials that nobody resumed in the time that was given for it."""
+    query = select(Credential).where(Credential.delete_at <= db.clock(), Credential.state == State.SUSPENDED)
+    async with db.read() as session:
+        return (await session.scalars(query.order_by(Credential.delete_at).limit(SWEEP_BATCH))).all()
+
+
+async def delete_overdue(db: Database, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
+    """Deletes an overdue one, as whoever suspended it decided. Raises NotDue when it was resumed or deleted meanwhile."""
+    async with attempt(db, What.DELETE, origin, "suspended, and not resumed in time") as current:
+        credential = await _about(current, credential_id)
+        if credential.state != State.SUSPENDED or credential.delete_at is None or credential.delete_at > db.clock():
+            raise NotDue
+        await _count(current, credential, -1)
+        _end(credential, origin.actor.user, db.clock())
+        workspace = await by_id(current.session, credential.workspace_id)
+    return credential, workspace
+
+
+def next_reminder(expires_at: datetime | None, now: datetime) -> datetime | None:
+    """When the next reminder of the expiry is due, if any is left."""
+    days = [expires_at - before for before in REMIND_BEFORE] if expires_at else []
+    return min((day for day in days if day > now), default=None)
 
 
 def already_deleted(credential: Credential) -> AlreadyDeleted:

@@ -9,7 +9,10 @@ from sqlalchemy.types import TypeDecorator
 
 LIVE = "state IN ('active', 'suspended')"
 NOT_DELETED = "state <> 'deleted'"
-SPARSE = {f"credentials_{column}": column for column in ("password_tag", "previous_tag", "rotation_begun_at", "delete_at", "remind_at")}
+SPARSE = {
+    f"credentials_{column}": column
+    for column in ("password_tag", "previous_tag", "previous_until", "rotation_begun_at", "delete_at", "remind_at")
+}
 """Indexes of the rows in which a column that is mostly empty is not."""
 
 

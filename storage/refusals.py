@@ -143,6 +143,100 @@ class NoLongerPending(Refusal):
     cause = "no_longer_pending"
 
 
+class RotationRepeated(Refusal):
+    """A second submission of the same rotation modal."""
+
+    cause = "already_requested"
+
+
+class RotationUnderWay(Refusal):
+    """A new password is being handed over right now."""
+
+    cause = "rotation_under_way"
+
+    def __init__(self, name: str, by: str) -> None:
+        super().__init__()
+        self.name = name
+        self.by = by
+
+
+class RotatedMeanwhile(Refusal):
+    """The password was changed after the modal had been opened."""
+
+    cause = "rotated_meanwhile"
+
+    def __init__(self, name: str, by: str, at: datetime) -> None:
+        super().__init__()
+        self.name = name
+        self.by = by
+        self.at = at
+
+
+class RotationEnded(Refusal):
+    """The credential was deleted or suspended, or its rotation swept, before the new password was handed over."""
+
+    cause = "rotation_ended"
+
+
+class NoOldPassword(Refusal):
+    """The password before the rotation has already stopped."""
+
+    cause = "no_old_password"
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+class IsSuspended(Refusal):
+    cause = "suspended"
+
+    def __init__(self, name: str, username: str, by: str, at: datetime) -> None:
+        super().__init__(username)
+        self.name = name
+        self.username = username
+        self.by = by
+        self.at = at
+
+
+class NotSuspended(Refusal):
+    cause = "not_suspended"
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+class HasExpired(Refusal):
+    cause = "expired"
+
+    def __init__(self, name: str, at: datetime) -> None:
+        super().__init__()
+        self.name = name
+        self.at = at
+
+
+class ExpiryProblem(StrEnum):
+    NO_DATE = "no_date"
+    TWO_CHOICES = "two_choices"
+    PAST = "past"
+    TOO_FAR = "too_far"
+
+
+class ExpiryInvalid(Refusal):
+    cause = "expiry_invalid"
+
+    def __init__(self, problem: ExpiryProblem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class NotDue(Refusal):
+    """What the sweep wanted to do was done or called off meanwhile."""
+
+    cause = "not_due"
+
+
 class NoSuchGrant(Refusal):
     cause = "no_such_grant"
 

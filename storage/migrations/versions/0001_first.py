@@ -27,7 +27,7 @@ FROM credentials c JOIN workspaces w ON w.id = c.workspace_id
 WHERE c.state = 'active' AND c.previous_hash IS NOT NULL AND c.previous_until > {now}
   AND (c.expires_at IS NULL OR c.expires_at > {now})
 """
-SPARSE = ("password_tag", "previous_tag", "rotation_begun_at", "delete_at", "remind_at")
+SPARSE = ("password_tag", "previous_tag", "previous_until", "rotation_begun_at", "delete_at", "remind_at")
 
 
 def partial(condition: str) -> dict[str, Any]:
