@@ -27,6 +27,13 @@ def build(services: Services) -> AsyncApp:
         process_before_response=True,
         request_verification_enabled=False,
     )
+    register(app, services)
+    app.error(failed)
+    return app
+
+
+def register(app: AsyncApp, services: Services) -> None:
+    """Every listener; `manifest.yml` asks Slack for exactly what they listen to."""
     door = Door(services)
     commands.register(app, door, services)
     create.register(app, door)
@@ -39,8 +46,6 @@ def build(services: Services) -> AsyncApp:
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))
     app.view(ANYTHING)(door.submission(outdated_submission))
-    app.error(failed)
-    return app
 
 
 async def outdated(_request: Request) -> None:
