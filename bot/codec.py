@@ -3,6 +3,7 @@
 What comes back is read strictly and looked up again; whoever presses is authorized again.
 """
 
+from enum import StrEnum
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +43,29 @@ class OnCredential(Token):
     channel: str | None = Channel
 
 
+class Does(StrEnum):
+    """What a row's menu offers."""
+
+    ROTATE = "rotate"
+    END_OLD = "end_old"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    EXTEND = "extend"
+    DELETE = "delete"
+
+
+class InRow(OnCredential):
+    """An option of a row's menu; Slack takes 150 characters of it."""
+
+    does: Does = Does.DELETE
+
+
+class OnRotation(OnCredential):
+    """The rotation modal, with the rotation before it: two people must not rotate one after the other without knowing."""
+
+    mark: int | None = None
+
+
 class OnGrant(Token):
     grant: int
 
@@ -67,6 +91,20 @@ class InList(Token):
     @classmethod
     def at(cls, order: Order, words: str, place: Place) -> Self:
         return cls(order=order, words=words, credential=place.credential_id, before=place.before, position=place.position)
+
+
+class InHome(InList):
+    """The Home tab as it is shown: of which workspace (None: the first that the person may see), and where in its list."""
+
+    order: Order = Order.NEWEST
+    workspace: int | None = None
+
+
+class FromHome(Token):
+    """What a modal that was opened in the Home tab carries around its own metadata: how the tab is shown, to draw it anew afterwards."""
+
+    home: InHome
+    inside: str
 
 
 class InAudit(Token):

@@ -4,6 +4,7 @@
 generated, hashed and handed over; only then does the credential become active. A password that may not have arrived is made worthless.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -30,8 +31,8 @@ from storage.refusals import (
     ChannelPaused,
     NameInvalid,
     NameTaken,
-    NoLongerPending,
     NotAllowed,
+    Refusal,
     RoleUnknown,
 )
 
@@ -53,8 +54,13 @@ async def open_modal(request: Request, name: str = "") -> None:
     """Also called by `/smtp create [name]`."""
     async with request.services.db.read() as session:
         workspace = await workspaces.of_channel(session, request.services.team, request.in_channel())
+    await open_for(request, workspace, name)
+
+
+async def open_for(request: Request, workspace: Workspace, name: str = "", first_choice: str | None = None) -> None:
+    """Opens the modal. `first_choice`: the channel that it begins with where there is no current one. Raises what `allow` and `open` do."""
     await request.allow(Action.CREATE, workspace, What.CREATE)
-    await request.open(create_modal(workspace, name, request.in_channel()))
+    await request.open(create_modal(workspace, name, request.channel, first_choice))
 
 
 async def submit(request: Request) -> Answer:
@@ -66,7 +72,7 @@ async def submit(request: Request) -> Answer:
     request.channel = channel
     try:
         if channel != opened_in:
-            await _check_member(request, channel)
+            await check_member(request, channel)
         async with services.db.read() as session:
             workspace = await workspaces.of_channel(session, services.team, channel)
         actor = await request.actor(workspace)
@@ -99,35 +105,71 @@ async def submit(request: Request) -> Answer:
 async def deliver(
     request: Request, origin: Origin, credential: Credential, workspace: Workspace, style: Style, response_url: str | None
 ) -> None:
-    """Generates, hashes, hands over, and activates; or discards and tells."""
+    """Hands a new password over and activates; or discards and tells."""
     services = request.services
     channel = credential.created_in or ""
-    outcome, cause = Outcome.REFUSED, "failed"
-    try:
-        password = passwords.generate(credential.id, style)
-        password_hash = await services.hasher.hash(password)
-        message = password_message(services.settings, credential, workspace, password)
-        outcome, cause = await handover.hand_over(services.careful_client, response_url, channel, request.user, message)
-        if outcome is Outcome.DELIVERED:
-            outcome = Outcome.UNCLEAR  # until the activation is committed, a password that was shown does not work
-            await credentials.activate(services.db, origin, credential.id, password_hash, passwords.tag(password))
-            outcome = Outcome.DELIVERED
-    except NoLongerPending:
-        cause = "no_longer_pending"
-    except Exception as error:
-        cause = type(error).__name__
-        log.error("creating failed", error=describe(error), reference=request.reference)
+
+    async def accept(password_hash: str, tag: int | None) -> None:
+        await credentials.activate(services.db, origin, credential.id, password_hash, tag)
+
+    head = line("New SMTP credential for ", bold(workspace.name), ": ", bold(credential.name))
+    outcome, cause = await give(
+        request,
+        credential,
+        style,
+        channel,
+        response_url,
+        lambda password: password_message(services.settings, credential, channel, password, head),
+        accept,
+    )
     if outcome is Outcome.DELIVERED:
-        await _show_result(request, created_view(credential, workspace, channel))
+        request.changed = workspace
+        await show_result(request, created_view(credential, workspace, channel))
         await notices.created(services, credential, workspace)
         return
     await credentials.discard(services.db, origin, credential.id, f"not handed over: {cause}")
     log.warning("password not handed over, credential discarded", cause=cause, outcome=outcome.value, reference=request.reference)
     sentence = not_delivered(outcome, cause, channel)
-    shown = await _show_result(request, notice([line(*sentence)], "Credential not created"))
+    shown = await show_result(request, notice([line(*sentence)], "Credential not created"))
     told = await notices.tell(services, request.user, channel, [line(*sentence), foot(texts.ONLY_YOU)], response_url)
     if not (shown or told):
         log.error("could not tell that the password was not handed over", user=request.user, reference=request.reference)
+
+
+async def give(
+    request: Request,
+    credential: Credential,
+    style: Style,
+    channel: str,
+    response_url: str | None,
+    message: Callable[[str], dict[str, Any]],
+    accept: Callable[[str, int | None], Awaitable[None]],
+) -> tuple[Outcome, str]:
+    """Generates a password, hashes it, hands it over, and lets it count.
+
+    Args:
+        message: draws the message that shows the password.
+        accept: stores the hash and `passwords.tag` in one transaction, after Slack took the message.
+
+    Returns:
+        DELIVERED only when both happened; otherwise whether the person may see a password, and why.
+    """
+    services = request.services
+    outcome, cause = Outcome.REFUSED, "failed"
+    try:
+        password = passwords.generate(credential.id, style)
+        password_hash = await services.hasher.hash(password)
+        outcome, cause = await handover.hand_over(services.careful_client, response_url, channel, request.user, message(password))
+        if outcome is Outcome.DELIVERED:
+            outcome = Outcome.UNCLEAR  # until `accept` is committed, a password that was shown does not work
+            await accept(password_hash, passwords.tag(password))
+            outcome = Outcome.DELIVERED
+    except Refusal as refusal:
+        cause = refusal.cause
+    except Exception as error:
+        cause = type(error).__name__
+        log.error("handing over failed", error=describe(error), reference=request.reference)
+    return outcome, cause
 
 
 async def remove_password(request: Request) -> None:
@@ -135,7 +177,7 @@ async def remove_password(request: Request) -> None:
     await notices.respond(request, {"delete_original": True})
 
 
-async def _check_member(request: Request, channel: str) -> None:
+async def check_member(request: Request, channel: str) -> None:
     """Whether the person is in the channel that they chose; its ephemeral message would be lost on anybody else.
 
     Raises:
@@ -158,7 +200,7 @@ async def _check_member(request: Request, channel: str) -> None:
     raise NotInChannel
 
 
-async def _show_result(request: Request, view: dict[str, Any]) -> bool:
+async def show_result(request: Request, view: dict[str, Any]) -> bool:
     try:
         await request.services.client.views_update(view_id=(request.view or {})["id"], view=view)
     except SlackApiError as error:
@@ -167,16 +209,10 @@ async def _show_result(request: Request, view: dict[str, Any]) -> bool:
     return True
 
 
-def create_modal(workspace: Workspace, name: str, channel: str) -> dict[str, Any]:
+def create_modal(workspace: Workspace, name: str, channel: str | None, first_choice: str | None = None) -> dict[str, Any]:
     name_input: dict[str, Any] = {"type": "plain_text_input", "placeholder": plain("Website relay"), "focus_on_load": True}
     if name:
         name_input["initial_value"] = name
-    channel_select = {
-        "type": "conversations_select",
-        "default_to_current_conversation": True,
-        "response_url_enabled": True,
-        "filter": {"include": ["public", "private"], "exclude_bot_users": True, "exclude_external_shared_channels": True},
-    }
     device = blocks.option("Short password for a printer or another device", "device", "Some take no more than 20 characters.")
     return modal(
         "New SMTP credential",
@@ -186,7 +222,7 @@ def create_modal(workspace: Workspace, name: str, channel: str) -> dict[str, Any
             field(
                 "Channel",
                 "channel",
-                channel_select,
+                channel_select(first_choice),
                 "The credential is made in this channel's mail workspace. Its password is shown there, only to you.",
             ),
             field("Device", "device", {"type": "checkboxes", "options": [device]}, optional=True),
@@ -197,6 +233,17 @@ def create_modal(workspace: Workspace, name: str, channel: str) -> dict[str, Any
         close="Cancel",
         metadata=InChannel(channel=channel).encode(),
     )
+
+
+def channel_select(first_choice: str | None = None) -> dict[str, Any]:
+    """Where the password will be shown. Its submission brings a fresh response_url."""
+    begins = {"initial_conversation": first_choice} if first_choice else {"default_to_current_conversation": True}
+    return {
+        "type": "conversations_select",
+        "response_url_enabled": True,
+        "filter": {"include": ["public", "private"], "exclude_bot_users": True, "exclude_external_shared_channels": True},
+        **begins,
+    }
 
 
 def creating_view() -> dict[str, Any]:
@@ -218,17 +265,26 @@ def created_view(credential: Credential, workspace: Workspace, channel: str) -> 
     )
 
 
-def password_message(settings: Settings, credential: Credential, workspace: Workspace, password: str) -> dict[str, Any]:
+def password_message(
+    settings: Settings,
+    credential: Credential,
+    channel: str,
+    password: str,
+    head: Block,
+    remarks: Sequence[Block] = (),
+    summary: str = "Your new SMTP credential is ready. Open Slack to copy its password.",
+) -> dict[str, Any]:
     """The only message that ever holds a password; `text`, which notifications show, does not."""
-    value = OnCredential(credential=credential.id, channel=credential.created_in).encode()
+    value = OnCredential(credential=credential.id, channel=channel).encode()
     return {
-        "text": "Your new SMTP credential is ready. Open Slack to copy its password.",
+        "text": summary,
         "blocks": [
-            line("New SMTP credential for ", bold(workspace.name), ": ", bold(credential.name)),
+            head,
             copyable("Username", credential.username),
             copyable("Password", password),
             *how_to_enter(settings, credential.username),
             line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
+            *remarks,
             blocks.actions(
                 button("I've copied it, remove this", REMOVE_PASSWORD, value, style="primary"),
                 button("Delete credential", OPEN_DELETE, value),

@@ -20,13 +20,14 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot import texts
 from bot.blocks import Block, Piece, foot, line, modal
+from bot.codec import FromHome, InHome
 from bot.services import Services, acknowledgement_sent, new_reference
 from bot.texts import TriggerExpired
 from storage import access, audit
 from storage.access import Action, Actor, Right
 from storage.audit import Origin, Surface, What
 from storage.models import Workspace
-from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown
+from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated
 
 HANDLE_TIMEOUT = 60.0  # seconds for all that follows an acknowledgement
 SUBMIT_TIMEOUT = 2.5  # seconds, inside Slack's 3
@@ -74,8 +75,12 @@ class Request:
         self.trigger_id: str = body.get("trigger_id", "")
         self.response_url: str | None = body.get("response_url") or None
         self.text: str = body.get("text", "") if "command" in body else ""
+        self.changed: Workspace | None = None
+        """Set by whoever changed something in this workspace: the person's Home tab is drawn anew."""
         if "command" in body:
             self.surface = Surface.COMMAND
+        elif self.view_type == "home":
+            self.surface = Surface.HOME
         else:
             self.surface = Surface.MODAL if body.get("type") == "view_submission" else Surface.BUTTON
 
@@ -85,8 +90,27 @@ class Request:
         return str(self.action.get("value") or (self.action.get("selected_option") or {}).get("value") or "")
 
     @property
+    def view_type(self) -> str:
+        """`modal`, `home`, or nothing outside both."""
+        return str((self.view or {}).get("type", ""))
+
+    @property
     def metadata(self) -> str:
-        return str((self.view or {}).get("private_metadata", ""))
+        """What the view carries; of a modal that was opened in Home, what it would carry elsewhere."""
+        raw = str((self.view or {}).get("private_metadata", ""))
+        try:
+            return FromHome.decode(raw).inside
+        except SurfaceOutdated:
+            return raw
+
+    @property
+    def home(self) -> InHome | None:
+        """How the Home tab is shown that this happened in, or that its modal was opened in."""
+        raw = str((self.view or {}).get("private_metadata", ""))
+        try:
+            return InHome.decode(raw) if self.view_type == "home" else FromHome.decode(raw).home
+        except SurfaceOutdated:
+            return None
 
     def in_channel(self) -> str:
         """The channel this happens in. Raises NotAChannel in a direct message."""
@@ -120,7 +144,9 @@ class Request:
     async def open(self, view: dict[str, Any]) -> dict[str, Any]:
         """Opens the modal; over the open one when the person is in one. Returns the view as Slack made it. Raises TriggerExpired."""
         client = self.services.client
-        opening = client.views_push if self.view and self.view.get("type") == "modal" else client.views_open
+        opening = client.views_push if self.view_type == "modal" else client.views_open
+        if self.home:
+            view = view | {"private_metadata": FromHome(home=self.home, inside=view.get("private_metadata", "")).encode()}
         try:
             opened = await opening(trigger_id=self.trigger_id, view=view)
         except SlackApiError as error:
@@ -144,8 +170,13 @@ class Request:
     async def say(self, pieces: Sequence[Piece], *more: Block) -> None:
         """One sentence to this person alone: in the modal they are in, or as a message."""
         blocks = [line(*pieces), *more]
-        if self.view and self.view.get("type") == "modal":
+        if self.view and self.view_type == "modal":
             await self.services.client.views_update(view_id=self.view["id"], view=notice(blocks))
+        elif self.view_type == "home":
+            try:
+                await self.open(notice(blocks))
+            except (TriggerExpired, SlackApiError):
+                await self.services.client.chat_postMessage(channel=self.user, text=texts.SUMMARY, blocks=blocks)
         else:
             await self.show([*blocks, foot(texts.ONLY_YOU)])
 
@@ -162,6 +193,17 @@ SubmitHandler = Callable[[Request], Awaitable[Answer]]
 class Door:
     def __init__(self, services: Services) -> None:
         self._services = services
+        self.after_change: Callable[[Request, Workspace], Awaitable[None]] | None = None
+        """What is done after a request that set `changed`."""
+
+    def event(self, handler: Handler) -> Callable[..., Awaitable[None]]:
+        """A Bolt listener for an event that a person caused, with a view or without."""
+
+        async def begin(event: dict[str, Any]) -> None:
+            body = {"user": {"id": event["user"]}, "view": event.get("view")}
+            self._services.work.begin(self._handle(handler, Request(self._services, body)))
+
+        return begin
 
     def work(self, handler: Handler) -> Callable[..., Awaitable[None]]:
         """A Bolt listener that acknowledges and goes on with the handler afterwards."""
@@ -192,6 +234,7 @@ class Door:
             handled.labels(request.surface, outcome).inc()
             took.labels(request.surface).observe(time.monotonic() - started)
             await ack(answer.ack)
+            self._services.work.begin(self._refresh(request))
             if answer.then is not None:
                 self._services.work.begin(self._afterwards(answer.then, request))
 
@@ -220,6 +263,16 @@ class Door:
         finally:
             handled.labels(request.surface, outcome).inc()
             took.labels(request.surface).observe(time.monotonic() - started)
+        await self._refresh(request)
+
+    async def _refresh(self, request: Request) -> None:
+        changed, request.changed = request.changed, None
+        if changed is None or self.after_change is None:
+            return
+        try:
+            await self.after_change(request, changed)
+        except Exception as error:
+            log.info("Home tab not drawn anew", error=describe(error), reference=request.reference)
 
 
 def _log_failure(error: Exception, request: Request) -> None:
