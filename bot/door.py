@@ -16,12 +16,11 @@ from aiohttp import ClientError
 from prometheus_client import Counter, Histogram
 from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_sdk.errors import SlackApiError
-from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot import texts
 from bot.blocks import Block, Piece, foot, line, modal
 from bot.codec import FromHome, InHome
-from bot.services import Services, acknowledgement_sent, new_reference
+from bot.services import Services, acknowledgement_sent, first_delivery, new_reference
 from bot.texts import TriggerExpired
 from storage import access, audit
 from storage.access import Action, Actor, Right
@@ -31,7 +30,6 @@ from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, Rol
 
 HANDLE_TIMEOUT = 60.0  # seconds for all that follows an acknowledgement
 SUBMIT_TIMEOUT = 2.5  # seconds, inside Slack's 3
-RESPONSE_TIMEOUT = 10  # seconds for one post to a response_url
 LATE_TRIGGER = ("expired_trigger_id", "trigger_expired", "exchanged_trigger_id", "trigger_exchanged", "invalid_trigger_id")
 
 log = structlog.get_logger(__name__)
@@ -160,10 +158,8 @@ class Request:
         """Shows blocks to this person alone: in answer to what they did, or in the channel when Slack gave no way to answer."""
         if self.response_url:
             body = {"text": summary, "blocks": blocks, "response_type": "ephemeral", "replace_original": replace}
-            answer = await AsyncWebhookClient(self.response_url, timeout=RESPONSE_TIMEOUT).send_dict(body)
-            if answer.status_code == 200:
+            if await self.services.respond(self.response_url, body):
                 return
-            log.warning("response_url refused", status=answer.status_code, reference=self.reference)
         if self.channel:
             await self.services.client.chat_postEphemeral(channel=self.channel, user=self.user, text=summary, blocks=blocks)
 
@@ -218,6 +214,9 @@ class Door:
         """A Bolt listener for a modal's submission."""
 
         async def submit(ack: AsyncAck, body: dict[str, Any]) -> None:
+            if not await first_delivery():
+                await ack()
+                return
             request = Request(self._services, body)
             started = time.monotonic()
             outcome = "done"

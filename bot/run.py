@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 import uvicorn
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientSession, ClientTimeout
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncConnectionErrorRetryHandler, AsyncRateLimitErrorRetryHandler
@@ -150,7 +150,9 @@ class Bot:
         settings = self.settings
         token, base_url = settings.slack_bot_token.get_secret_value(), settings.slack_api_url
         retries = [AsyncConnectionErrorRetryHandler(max_retry_count=1), AsyncRateLimitErrorRetryHandler(max_retry_count=1)]
-        client = AsyncWebClient(token, base_url=base_url, timeout=API_TIMEOUT, retry_handlers=retries)
+        http = ClientSession(timeout=ClientTimeout(API_TIMEOUT), trust_env=True)
+        self._stack.push_async_callback(http.close)
+        client = AsyncWebClient(token, base_url=base_url, session=http, retry_handlers=retries)
         careful = AsyncWebClient(token, base_url=base_url, timeout=API_TIMEOUT, retry_handlers=[])
         me = await self._reach(client.auth_test(), "SLACK_BOT_TOKEN")
         await workspaces.remember_installation(db, me["team_id"], me["team"], me["user_id"])
@@ -159,7 +161,7 @@ class Bot:
         people = People(client, me["team_id"], settings.bot_owners, settings.bot_allow_guests, self._monotonic)
         if not settings.bot_owners:
             log.warning("BOT_OWNERS is empty: nobody can make workspaces or give the first roles from Slack")
-        return Services(settings, db, hasher, client, careful, people, me["team_id"])
+        return Services(settings, db, hasher, http, client, careful, people, me["team_id"])
 
     async def _serve(self, guard: web.Guard | None) -> None:
         port = DEFAULT_PORT if self.settings.port is None else self.settings.port

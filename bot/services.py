@@ -8,12 +8,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+from aiohttp import ClientError, ClientSession
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot.people import People
 from bot.settings import Settings
 from storage.database import Database
 from storage.passwords import CROCKFORD, Hasher
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -21,10 +26,12 @@ class Services:
     settings: Settings
     db: Database
     hasher: Hasher
+    http: ClientSession
+    """Connections to Slack that are kept open."""
     client: AsyncWebClient
-    """With retries, for whatever may be sent twice."""
+    """With retries and kept connections, for whatever may be sent twice."""
     careful_client: AsyncWebClient
-    """Without retries, for the password."""
+    """Without either, for the password: a connection that breaks leaves open whether it was shown."""
     people: People
     team: str
     """The Slack team the bot is installed in."""
@@ -34,6 +41,18 @@ class Services:
     def command(self) -> str:
         return self.settings.bot_command
 
+    async def respond(self, response_url: str, body: dict[str, Any]) -> bool:
+        """Posts to a response_url; whether Slack took it."""
+        webhook = AsyncWebhookClient(response_url, session=self.http)
+        try:
+            answer = await webhook.send_dict(body)
+        except (ClientError, TimeoutError, OSError) as error:
+            log.info("response_url did not answer", error=type(error).__name__)
+            return False
+        if answer.status_code != 200:
+            log.warning("response_url refused", status=answer.status_code)
+        return answer.status_code == 200
+
 
 class Work:
     """What goes on after the acknowledgement, so that a shutdown can wait for it."""
@@ -42,8 +61,8 @@ class Work:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Goes on with it in a task of its own."""
-        task = asyncio.create_task(work)
+        """Goes on with it in a task of its own; not at all when the request came before."""
+        task = asyncio.create_task(_once(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -53,6 +72,27 @@ class Work:
         if pending:
             _, pending = await asyncio.wait(pending, timeout=timeout)
         return not pending
+
+
+async def _once(work: Coroutine[Any, Any, None]) -> None:
+    if await first_delivery():
+        await work
+    else:
+        work.close()
+
+
+_new: ContextVar[asyncio.Task[bool] | None] = ContextVar("first_delivery", default=None)
+
+
+def expect_first_delivery(asked: asyncio.Task[bool]) -> None:
+    """Whoever passes a request to Bolt hands in the answer to whether it is new; the acknowledgement does not wait for it."""
+    _new.set(asked)
+
+
+async def first_delivery() -> bool:
+    """Whether this request is handled for the first time. Awaited before anything is done for it."""
+    asked = _new.get()
+    return asked is None or await asyncio.shield(asked)
 
 
 ACK_SENT_TIMEOUT = 3.0  # seconds, Slack's own limit

@@ -3,6 +3,7 @@
 https://docs.slack.dev/authentication/verifying-requests-from-slack
 """
 
+import asyncio
 import hmac
 import re
 import time
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from bot.services import acknowledging
+from bot.services import acknowledging, expect_first_delivery
 from storage import seen
 from storage.database import Database
 
@@ -34,7 +35,7 @@ Ready = Callable[[], Awaitable[str | None]]
 
 
 class Guard:
-    """Lets through what Slack signed, once.
+    """Lets through what Slack signed, and sees to it that nothing is done twice for one request.
 
     Args:
         now: seconds since the epoch.
@@ -66,15 +67,13 @@ class Guard:
         expected = self._verifier.generate_signature(timestamp=timestamp, body=text)
         if not _same(expected, signature):
             return self._refuse(request, 401, "signature does not fit")
-        if not await seen.first_time(self._db, signature):
-            refused.labels("replayed").inc()
-            return Response(status_code=200)
         try:
             parsed = AsyncBoltRequest(body=text, headers=dict(request.headers))
         except (ValueError, AttributeError, TypeError):
             return self._refuse(request, 400, "body cannot be read")
         if not isinstance(parsed.body, dict):
             return self._refuse(request, 400, "body cannot be read")
+        expect_first_delivery(asyncio.create_task(self._is_new(signature)))
         sent = acknowledging()
         answer = await self._app.async_dispatch(parsed)
 
@@ -84,6 +83,17 @@ class Guard:
         return Response(
             answer.body, answer.status, {name: values[0] for name, values in answer.headers.items()}, background=BackgroundTask(tell)
         )
+
+    async def _is_new(self, signature: str) -> bool:
+        try:
+            new = await seen.first_time(self._db, signature)
+        except Exception as error:
+            # Nothing can be changed while the database is away; let the person read that something is wrong.
+            log.error("cannot tell whether a request is new", error=type(error).__name__)
+            return True
+        if not new:
+            refused.labels("replayed").inc()
+        return new
 
     async def _read(self, request: Request) -> bytes | None:
         body = b""
