@@ -5,10 +5,9 @@ from typing import Any
 import structlog
 from aiohttp import ClientError
 from slack_sdk.errors import SlackApiError
-from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from bot.blocks import Block, bold, code, line, principal
-from bot.door import RESPONSE_TIMEOUT, Request, describe
+from bot.blocks import Block, Piece, bold, code, line, principal, when
+from bot.door import Request, describe
 from bot.services import Services
 from storage import workspaces
 from storage.models import Credential, Workspace
@@ -55,6 +54,55 @@ async def deleted(services: Services, credential: Credential, workspace: Workspa
         await _post(services, workspace, "An SMTP credential was deleted.", rows)
 
 
+async def rotated(services: Services, credential: Credential, workspace: Workspace) -> None:
+    if workspace.notify_deleted:
+        rows = [line(principal(credential.rotation_by or ""), " rotated the password of ", *_named(credential, workspace))]
+        if credential.previous_until:
+            rows.append(line("The old password works until ", when(credential.previous_until), ". Enter the new one before."))
+        else:
+            rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
+        await _post(services, workspace, "The password of an SMTP credential was rotated.", rows)
+
+
+async def suspended(services: Services, credential: Credential, workspace: Workspace, reason: str | None) -> None:
+    if workspace.notify_deleted:
+        rows = [
+            line(principal(credential.suspended_by or ""), " suspended ", *_named(credential, workspace)),
+            line("Apps using it can't send mail until a writer resumes it."),
+        ]
+        if credential.delete_at:
+            rows.append(line("Unless somebody resumes it, it is deleted on ", when(credential.delete_at), "."))
+        if reason:
+            rows.append(line("Reason: ", reason))
+        await _post(services, workspace, "An SMTP credential was suspended.", rows)
+
+
+async def resumed(services: Services, credential: Credential, workspace: Workspace, by: str) -> None:
+    if workspace.notify_deleted:
+        row = line(principal(by), " resumed ", *_named(credential, workspace), " It works again with the same password.")
+        await _post(services, workspace, "An SMTP credential was resumed.", [row])
+
+
+async def deleted_by_itself(services: Services, credential: Credential, workspace: Workspace) -> None:
+    """What was suspended and not resumed in time is gone; told whatever the setting, because nobody pressed anything now."""
+    by = principal(credential.suspended_by or "")
+    rows = [
+        line("Deleted, because ", by, " suspended it and nobody resumed it in time: ", *_named(credential, workspace)),
+        line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
+    ]
+    await _post(services, workspace, "A suspended SMTP credential was deleted.", rows)
+
+
+async def remind(services: Services, credential: Credential, workspace: Workspace, blocks: list[Block]) -> None:
+    """Of its expiry: its creator, and the workspace's channels."""
+    await tell(services, credential.created_by, None, blocks)
+    await _post(services, workspace, "An SMTP credential is about to expire.", blocks)
+
+
+def _named(credential: Credential, workspace: Workspace) -> list[Piece]:
+    return ["the SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."]
+
+
 async def _post(services: Services, workspace: Workspace, summary: str, blocks: list[Block]) -> None:
     """Posts to the workspace's channels. A channel the bot is not in does without; the audit log has it all."""
     async with services.db.read() as session:
@@ -71,13 +119,8 @@ async def _post(services: Services, workspace: Workspace, summary: str, blocks: 
 async def tell(services: Services, user: str, channel: str | None, blocks: list[Block], response_url: str | None = None) -> bool:
     """Tells one person something, by whatever way is left: the response_url, the channel, a direct message."""
     message = {"text": "About your SMTP credential: open Slack to read it.", "blocks": blocks}
-    if response_url:
-        body = message | {"response_type": "ephemeral", "replace_original": False}
-        try:
-            if (await AsyncWebhookClient(response_url, timeout=RESPONSE_TIMEOUT).send_dict(body)).status_code == 200:
-                return True
-        except (ClientError, TimeoutError, OSError) as error:
-            log.info("response_url did not answer", error=type(error).__name__)
+    if response_url and await services.respond(response_url, message | {"response_type": "ephemeral", "replace_original": False}):
+        return True
     for method, where in (("chat.postEphemeral", channel), ("chat.postMessage", user)):
         if not where:
             continue
@@ -94,6 +137,4 @@ async def tell(services: Services, user: str, channel: str | None, blocks: list[
 async def respond(request: Request, body: dict[str, Any]) -> None:
     """Posts to the response_url of what was pressed."""
     if request.response_url:
-        await AsyncWebhookClient(request.response_url, timeout=RESPONSE_TIMEOUT).send_dict(
-            {"response_type": "ephemeral", "replace_original": False} | body
-        )
+        await request.services.respond(request.response_url, {"response_type": "ephemeral", "replace_original": False} | body)
