@@ -6,7 +6,7 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
-from bot import access_modal, audit_log, commands, create, delete, events, listing, setup
+from bot import access_modal, audit_log, commands, create, delete, events, expiry, listing, rotate, row, setup, suspend
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
 from storage.refusals import SurfaceOutdated
@@ -38,6 +38,10 @@ def register(app: AsyncApp, services: Services) -> None:
     commands.register(app, door, services)
     create.register(app, door)
     listing.register(app, door)
+    row.register(app, door)
+    rotate.register(app, door)
+    suspend.register(app, door)
+    expiry.register(app, door)
     delete.register(app, door)
     setup.register(app, door)
     access_modal.register(app, door)

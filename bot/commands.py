@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import access_modal, audit_log, create, delete, listing, setup, texts
+from bot import access_modal, audit_log, create, delete, listing, rotate, setup, suspend, texts
 from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, lines, people, principal
 from bot.codec import OnCredential
 from bot.create import CREATE
@@ -19,6 +19,7 @@ from bot.door import Door, Request
 from bot.listing import SHOW
 from bot.services import Services
 from bot.setup import OPEN_SETUP
+from bot.target import Purpose, choose
 from storage import access, credentials, passwords, workspaces
 from storage.access import TABLE, Action, Right, Standing
 from storage.models import State, Workspace
@@ -58,6 +59,27 @@ async def typed_delete(request: Request, rest: str) -> None:
     return await delete.choose(request, target)
 
 
+async def typed_rotate(request: Request, rest: str) -> None:
+    await on_target(request, "rotate", rest, rotate.PURPOSE)
+
+
+async def typed_suspend(request: Request, rest: str) -> None:
+    await on_target(request, "suspend", rest, suspend.SUSPENDING)
+
+
+async def typed_resume(request: Request, rest: str) -> None:
+    await on_target(request, "resume", rest, suspend.RESUMING)
+
+
+async def on_target(request: Request, word: str, rest: str, purpose: Purpose) -> None:
+    target = unquote(rest)
+    if not target:
+        example = code(f"{request.services.command} {word} Website relay")
+        await request.say(["Which one? Type ", example, ", or choose it in the list."])
+        return await listing.open_list(request)
+    return await choose(request, target, purpose)
+
+
 async def typed_setup(request: Request, _rest: str) -> None:
     await setup.open_modal(request)
 
@@ -75,6 +97,9 @@ GRAMMAR: dict[str, Word] = {
     "create": Word(typed_create, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
     "list": Word(typed_list, "", "newest first; add oldest, or part of a name", Action.LIST),
     "delete": Word(typed_delete, "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
+    "rotate": Word(typed_rotate, "Website relay", "new password, same username; the old one works a while longer", Action.CREATE),
+    "suspend": Word(typed_suspend, "Website relay", "stop it for now; it can be resumed", Action.DELETE),
+    "resume": Word(typed_resume, "Website relay", "let a suspended one work again", Action.CREATE),
     "setup": Word(typed_setup, "", "connect this channel to a mail workspace", Action.ADMINISTER),
     "access": Word(typed_access, "", "see, add and remove roles", Action.ADMINISTER),
     "audit": Word(typed_audit, "", "the latest events; add a username or @person", Action.ADMINISTER),

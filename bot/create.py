@@ -4,14 +4,17 @@
 generated, hashed and handed over; only then does the credential become active. A password that may not have arrived is made worthless.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
+from aiohttp import ClientError
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.errors import SlackApiError
 
-from bot import blocks, handover, notices, texts
+from bot import blocks, expiry, handover, notices, texts
 from bot.blocks import Block, Piece, bold, button, code, copyable, field, foot, line, modal, plain
 from bot.codec import InChannel, OnCredential
 from bot.delete import OPEN_DELETE
@@ -29,6 +32,7 @@ from storage.refusals import (
     BotNotInChannel,
     ChannelNotMapped,
     ChannelPaused,
+    ExpiryInvalid,
     NameInvalid,
     NameTaken,
     NotAllowed,
@@ -40,6 +44,8 @@ CREATE = "create_credential"
 REMOVE_PASSWORD = "remove_password_message"  # noqa: S105
 MEMBER_PAGES = 5
 MEMBERS_A_PAGE = 1000
+CHANNELS_ASKED = 3
+CHANNEL_TIMEOUT = 1.0  # seconds; the modal must open within Slack's 3
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +83,12 @@ async def submit(request: Request) -> Answer:
             workspace = await workspaces.of_channel(session, services.team, channel)
         actor = await request.actor(workspace)
         key = f"{services.team}:{(request.view or {})['id']}"
-        credential, workspace = await credentials.create_pending(services.db, request.origin(actor), channel, given.get("name") or "", key)
+        expires_at = expiry.chosen(given, services.db.clock())
+        credential, workspace = await credentials.create_pending(
+            services.db, request.origin(actor), channel, given.get("name") or "", key, expires_at
+        )
+    except ExpiryInvalid as refusal:
+        return Answer(errors(**{expiry.field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
     except (NameInvalid, NameTaken) as refusal:
         return Answer(errors(name=blocks.flat(texts.sentence(refusal, services.command))))
     except ChannelNotMapped:
@@ -200,6 +211,25 @@ async def check_member(request: Request, channel: str) -> None:
     raise NotInChannel
 
 
+async def usual_channel(request: Request, workspace: Workspace) -> str | None:
+    """The channel that a modal begins with: None for the current one, otherwise one of the workspace's that the person is in."""
+    services = request.services
+    async with services.db.read() as session:
+        mappings = await workspaces.channels_of(session, workspace)
+    channels = [one.channel_id for one in mappings if one.team_id == services.team and not one.paused]
+    if request.channel in channels:
+        return None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CHANNEL_TIMEOUT):
+            for channel in channels[:CHANNELS_ASKED]:
+                try:
+                    await check_member(request, channel)
+                except (NotInChannel, BotNotInChannel, SlackApiError, ClientError):
+                    continue
+                return channel
+    return None
+
+
 async def show_result(request: Request, view: dict[str, Any]) -> bool:
     try:
         await request.services.client.views_update(view_id=(request.view or {})["id"], view=view)
@@ -225,6 +255,7 @@ def create_modal(workspace: Workspace, name: str, channel: str | None, first_cho
                 channel_select(first_choice),
                 "The credential is made in this channel's mail workspace. Its password is shown there, only to you.",
             ),
+            *expiry.fields(expiry.NEVER),
             field("Device", "device", {"type": "checkboxes", "options": [device]}, optional=True),
             foot("You'll see the password once. Nobody can look it up later, so have your secret store ready."),
         ],

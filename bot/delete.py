@@ -19,14 +19,12 @@ from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
 
 OPEN_DELETE = "open_delete"
-ROW_MENU = "row_menu"
 DELETE = "delete_credential"
 WARNING = "Apps that use this credential stop sending mail right away. This can't be undone."
 
 
 def register(app: AsyncApp, door: Door) -> None:
     app.action(OPEN_DELETE)(door.work(pressed))
-    app.action(ROW_MENU)(door.work(pressed))
     app.view(DELETE)(door.submission(submit))
 
 
@@ -68,6 +66,7 @@ async def submit(request: Request) -> Answer:
         credential, workspace = await credentials.get(session, token.credential)
     actor = await request.actor(workspace)
     credential, workspace = await credentials.delete(services.db, request.origin(actor), token.credential, reason)
+    request.changed = workspace
 
     async def then() -> None:
         await notices.deleted(services, credential, workspace, reason)

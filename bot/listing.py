@@ -5,7 +5,7 @@ Every press asks the store anew; the button carries only how the list is sorted 
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import texts
+from bot import row, texts
 from bot.blocks import (
     DIVIDER,
     Block,
@@ -16,22 +16,16 @@ from bot.blocks import (
     foot,
     header,
     line,
-    mrkdwn,
-    option,
     people,
-    plain,
-    principal_mrkdwn,
-    when_mrkdwn,
 )
-from bot.codec import InList, OnCredential
+from bot.codec import InList
 from bot.create import CREATE
-from bot.delete import ROW_MENU
 from bot.door import Door, Request
 from storage import access, credentials, workspaces
 from storage.access import TABLE, Action, Right
 from storage.audit import What
 from storage.credentials import Order, Page
-from storage.models import Credential, State, Workspace
+from storage.models import Workspace
 
 SHOW = "show_list"
 SORT = "sort_list"
@@ -93,28 +87,11 @@ def draw(workspace: Workspace, page: Page, wanted: InList, right: Right, request
     rows = [header(title[:150])]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
-    may_delete = Action.DELETE in TABLE[right.role]
-    rows += [row(credential, may_delete, request.channel) for credential in page.rows]
+    allowed, now, unused_days = TABLE[right.role], request.services.db.clock(), request.services.settings.bot_unused_days
+    rows += [row.draw(credential, allowed, request.channel, now, unused_days) for credential in page.rows]
     rows += [DIVIDER, actions(*_buttons(page, wanted), *create)]
     last = page.first + len(page.rows) - 1
     return [*rows, foot(f"Showing {page.first} to {last} of {page.total}. {texts.ONLY_YOU}")]
-
-
-def row(credential: Credential, may_delete: bool, channel: str | None) -> Block:
-    used = f"Last used {when_mrkdwn(credential.last_used_at)}" if credential.last_used_at else "Never used"
-    if credential.last_used_from:
-        used += f" from {credential.last_used_from}"
-    created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
-    name = credential.name + (" (suspended)" if credential.state == State.SUSPENDED else "")
-    made: Block = {
-        "type": "section",
-        "text": plain(name),
-        "fields": [mrkdwn(f"`{credential.username}`"), mrkdwn(f"{created}\n{used}")],
-    }
-    if may_delete:
-        value = OnCredential(credential=credential.id, channel=channel).encode()
-        made["accessory"] = {"type": "overflow", "action_id": ROW_MENU, "options": [option("Delete…", value)]}
-    return made
 
 
 def _buttons(page: Page, wanted: InList) -> list[Block]:

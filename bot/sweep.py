@@ -1,10 +1,10 @@
-"""Once a minute, and at start: ends what a crash left pending, tells its requester, and forgets old signatures."""
+"""Once a minute, and at start: ends what a crash left under way and tells its requester, does what is due, forgets old signatures."""
 
 import asyncio
 
 import structlog
 
-from bot import notices, texts
+from bot import expiry, notices, rotate, suspend, texts
 from bot.blocks import foot, line
 from bot.create import discard_text
 from bot.door import describe
@@ -36,4 +36,8 @@ async def once(services: Services) -> None:
             said = [line(*discard_text(credential)), foot(texts.ONLY_YOU)]
             told = await notices.tell(services, credential.created_by, credential.created_in, said)
             log.warning("discarded a credential that was left pending", username=credential.username, told=told, reference=reference)
+    by_sweep = Origin(Actor("sweep", services.team), Surface.SWEEP, new_reference())
+    await rotate.sweep(services, by_sweep)
+    await suspend.sweep(services, by_sweep)
+    await expiry.sweep(services, by_sweep)
     await seen.forget_old(services.db)

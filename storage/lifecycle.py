@@ -81,7 +81,7 @@ async def begin_rotation(
 
 def may_rotate(credential: Credential, now: datetime) -> None:
     """Raises AlreadyDeleted, IsSuspended, HasExpired, RotationUnderWay."""
-    _not_deleted(credential)
+    check_live(credential)
     if credential.state == State.SUSPENDED:
         raise is_suspended(credential)
     if has_expired(credential, now) and credential.expires_at:
@@ -109,6 +109,7 @@ async def finish_rotation(
         if not _on_its_way(credential, key):
             raise RotationEnded
         now = db.clock()
+        current.subject = f"old password until {now + overlap:%Y-%m-%dT%H:%MZ}" if overlap else "old password stopped"
         credential.previous_hash = credential.password_hash if overlap else None
         credential.previous_tag = credential.password_tag if overlap else None
         credential.previous_until = now + overlap if overlap else None
@@ -149,7 +150,7 @@ async def end_previous(db: Database, origin: Origin, credential_id: str) -> tupl
     """
     async with attempt(db, What.END_PREVIOUS, origin) as current:
         credential, workspace = await _allowed(current, credential_id, Action.DELETE)
-        _not_deleted(credential)
+        check_live(credential)
         if not has_old_password(credential, db.clock()):
             raise NoOldPassword(credential.name)
         _forget_previous(credential)
@@ -182,7 +183,7 @@ async def suspend(
     """
     async with attempt(db, What.SUSPEND, origin, reason) as current:
         credential, workspace = await _allowed(current, credential_id, Action.DELETE)
-        _not_deleted(credential)
+        check_live(credential)
         if credential.state == State.SUSPENDED:
             raise is_suspended(credential)
         now = db.clock()
@@ -203,7 +204,7 @@ async def resume(db: Database, origin: Origin, credential_id: str) -> tuple[Cred
     """
     async with attempt(db, What.RESUME, origin) as current:
         credential, workspace = await _allowed(current, credential_id, Action.CREATE)
-        _not_deleted(credential)
+        check_live(credential)
         if credential.state != State.SUSPENDED:
             raise NotSuspended(credential.name)
         credential.state = State.ACTIVE
@@ -220,7 +221,7 @@ async def change_expiry(db: Database, origin: Origin, credential_id: str, expire
     """
     async with attempt(db, What.EXPIRY, origin) as current:
         credential, workspace = await _allowed(current, credential_id, Action.CREATE)
-        _not_deleted(credential)
+        check_live(credential)
         check_expiry(expires_at, db.clock())
         current.subject = f"until {expires_at:%Y-%m-%dT%H:%MZ}" if expires_at else "never expires"
         credential.expires_at = expires_at
@@ -288,7 +289,10 @@ async def _allowed(current: Attempt, credential_id: str, action: Action) -> tupl
     return credential, workspace
 
 
-def _not_deleted(credential: Credential) -> None:
+def check_live(credential: Credential) -> None:
+    """Raises NoSuchCredential (also while its first password is on its way), AlreadyDeleted."""
+    if credential.state == State.PENDING:
+        raise NoSuchCredential
     if credential.state == State.DELETED:
         raise already_deleted(credential)
 

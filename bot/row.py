@@ -1,0 +1,95 @@
+"""One credential in a list or in the Home tab: what stands there, and the menu of what can be done with it."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from slack_bolt.app.async_app import AsyncApp
+
+from bot import delete, expiry, rotate, suspend
+from bot.blocks import Block, mrkdwn, option, plain, principal_mrkdwn, when_mrkdwn
+from bot.codec import Does, InRow
+from bot.door import Door, Request
+from storage.access import Action
+from storage.lifecycle import has_expired, has_old_password
+from storage.models import Credential, State
+
+ROW_MENU = "row_menu"
+OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
+    Does.ROTATE: rotate.open_modal,
+    Does.END_OLD: rotate.open_end_old,
+    Does.SUSPEND: suspend.open_modal,
+    Does.RESUME: suspend.open_resume,
+    Does.EXTEND: expiry.open_modal,
+    Does.DELETE: delete.open_modal,
+}
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    app.action(ROW_MENU)(door.work(chosen))
+
+
+async def chosen(request: Request) -> None:
+    token = InRow.decode(request.value)
+    await OPENS[token.does](request, token.credential)
+
+
+def draw(credential: Credential, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int) -> Block:
+    """Args: allowed: what the reader may do; channel: where the list is shown; unused_days: without a log-in, after which it is marked."""
+    created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
+    says = [created, _used(credential, now, unused_days), *_states(credential, now)]
+    name = credential.name
+    if credential.state == State.SUSPENDED:
+        name += " (suspended)"
+    if has_expired(credential, now):
+        name += " (expired)"
+    made: Block = {
+        "type": "section",
+        "text": plain(name),
+        "fields": [mrkdwn(f"`{credential.username}`"), mrkdwn("\n".join(says))],
+    }
+    offers = menu(credential, allowed, now)
+    if offers:
+        options = [option(label, InRow(credential=credential.id, channel=channel, does=does).encode()) for does, label in offers.items()]
+        made["accessory"] = {"type": "overflow", "action_id": ROW_MENU, "options": options}
+    return made
+
+
+def menu(credential: Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
+    """What the reader may do with it now; Slack takes five options."""
+    suspended = credential.state == State.SUSPENDED
+    offers: dict[Does, str] = {}
+    if Action.CREATE in allowed and not suspended and not has_expired(credential, now):
+        offers[Does.ROTATE] = "Rotate password…"
+    if Action.DELETE in allowed and has_old_password(credential, now):
+        offers[Does.END_OLD] = "End the old one now…"
+    if Action.CREATE in allowed and suspended:
+        offers[Does.RESUME] = "Resume…"
+    if Action.DELETE in allowed and not suspended:
+        offers[Does.SUSPEND] = "Suspend…"
+    if Action.CREATE in allowed:
+        offers[Does.EXTEND] = "Extend…" if credential.expires_at else "Set expiry…"
+    if Action.DELETE in allowed:
+        offers[Does.DELETE] = "Delete…"
+    return offers
+
+
+def _used(credential: Credential, now: datetime, unused_days: int) -> str:
+    used = f"Last used {when_mrkdwn(credential.last_used_at)}" if credential.last_used_at else "Never used"
+    if credential.last_used_from:
+        used += f" from {credential.last_used_from}"
+    if (credential.last_used_at or credential.created_at) <= now - timedelta(days=unused_days):
+        used = f"*Not used for {unused_days} days.* {used}"
+    return used
+
+
+def _states(credential: Credential, now: datetime) -> list[str]:
+    says = []
+    if credential.state == State.SUSPENDED and credential.suspended_at:
+        says.append(f"Suspended {when_mrkdwn(credential.suspended_at)} by {principal_mrkdwn(credential.suspended_by or '')}")
+        if credential.delete_at:
+            says.append(f"Deleted {when_mrkdwn(credential.delete_at)} unless resumed")
+    if credential.expires_at:
+        says.append(f"{'Expired' if has_expired(credential, now) else 'Expires'} {when_mrkdwn(credential.expires_at)}")
+    if has_old_password(credential, now) and credential.previous_until:
+        says.append(f"Old password until {when_mrkdwn(credential.previous_until)}")
+    return says

@@ -1,0 +1,184 @@
+"""Suspending, when you are not sure yet: mail servers refuse the credential until somebody resumes it.
+
+`/smtp suspend X`, `/smtp resume X` or a row's menu opens the modal, which tells what will stop. A suspended credential can be left to
+delete itself after a day or a week; whoever resumes it before calls that off.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from slack_bolt.app.async_app import AsyncApp
+
+from bot import blocks, notices
+from bot.blocks import Piece, bold, code, field, line, modal, option, principal, when
+from bot.codec import OnCredential
+from bot.delete import facts
+from bot.door import Answer, Door, Request, errors, notice, update
+from bot.services import Services
+from bot.target import Purpose
+from storage import credentials, lifecycle
+from storage.access import Action
+from storage.audit import REASON_MAX, Origin, What
+from storage.models import Credential, State, Workspace
+from storage.names import looks_like_password
+from storage.refusals import NotDue, NotSuspended
+
+OPEN_SUSPEND = "open_suspend"
+SUSPEND = "suspend_credential"
+OPEN_RESUME = "open_resume"
+RESUME = "resume_credential"
+KEEP = "keep"
+LATER: dict[str, tuple[str, timedelta | None]] = {
+    KEEP: ("No, keep it suspended", None),
+    "24h": ("In 24 hours, unless it's resumed", timedelta(hours=24)),
+    "7d": ("In 7 days, unless it's resumed", timedelta(days=7)),
+}
+
+log = structlog.get_logger(__name__)
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    app.action(OPEN_SUSPEND)(door.work(pressed))
+    app.view(SUSPEND)(door.submission(submit))
+    app.action(OPEN_RESUME)(door.work(pressed_resume))
+    app.view(RESUME)(door.submission(submit_resume))
+
+
+async def pressed(request: Request) -> None:
+    await open_modal(request, OnCredential.decode(request.value).credential)
+
+
+async def open_modal(request: Request, credential_id: str) -> None:
+    """Raises NoSuchCredential, AlreadyDeleted, IsSuspended, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
+    async with request.services.db.read() as session:
+        credential, workspace = await credentials.get(session, credential_id)
+    await request.allow(Action.DELETE, workspace, What.SUSPEND)
+    lifecycle.check_live(credential)
+    if credential.state == State.SUSPENDED:
+        raise lifecycle.is_suspended(credential)
+    await request.open(suspend_modal(credential, workspace, request.channel))
+
+
+async def submit(request: Request) -> Answer:
+    services = request.services
+    token = OnCredential.decode(request.metadata)
+    request.channel = token.channel
+    given = blocks.values(request.view or {})
+    reason = (given.get("reason") or "").strip() or None
+    if reason and looks_like_password(reason):
+        return Answer(errors(reason="This looks like a password. Leave it out of the reason."))
+    _, delete_after = LATER[given.get("later") or KEEP]
+    async with services.db.read() as session:
+        _, workspace = await credentials.get(session, token.credential)
+    actor = await request.actor(workspace)
+    credential, workspace = await lifecycle.suspend(services.db, request.origin(actor), token.credential, reason, delete_after)
+    request.changed = workspace
+
+    async def then() -> None:
+        await notices.suspended(services, credential, workspace, reason)
+
+    return Answer(update(suspended_view(credential)), then)
+
+
+async def pressed_resume(request: Request) -> None:
+    await open_resume(request, OnCredential.decode(request.value).credential)
+
+
+async def open_resume(request: Request, credential_id: str) -> None:
+    """Raises NoSuchCredential, AlreadyDeleted, NotSuspended, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
+    async with request.services.db.read() as session:
+        credential, workspace = await credentials.get(session, credential_id)
+    await request.allow(Action.CREATE, workspace, What.RESUME)
+    lifecycle.check_live(credential)
+    if credential.state != State.SUSPENDED:
+        raise NotSuspended(credential.name)
+    await request.open(resume_modal(credential, workspace, request.channel, request.services.db.clock()))
+
+
+async def submit_resume(request: Request) -> Answer:
+    services = request.services
+    token = OnCredential.decode(request.metadata)
+    request.channel = token.channel
+    async with services.db.read() as session:
+        _, workspace = await credentials.get(session, token.credential)
+    actor = await request.actor(workspace)
+    credential, workspace = await lifecycle.resume(services.db, request.origin(actor), token.credential)
+    request.changed = workspace
+
+    async def then() -> None:
+        await notices.resumed(services, credential, workspace, request.user)
+
+    return Answer(update(resumed_view(credential, services.db.clock())), then)
+
+
+SUSPENDING = Purpose(Action.DELETE, What.SUSPEND, open_modal, OPEN_SUSPEND, "Suspend…")
+RESUMING = Purpose(Action.CREATE, What.RESUME, open_resume, OPEN_RESUME, "Resume…")
+
+
+async def sweep(services: Services, by_sweep: Origin) -> None:
+    """Deletes what was suspended to be deleted and not resumed in time."""
+    for one in await credentials.overdue(services.db):
+        try:
+            credential, workspace = await credentials.delete_overdue(services.db, by_sweep, one.id)
+        except NotDue:
+            continue  # resumed meanwhile, or another replica was first
+        log.info("deleted a suspended credential that nobody resumed", username=credential.username)
+        await notices.deleted_by_itself(services, credential, workspace)
+
+
+def suspend_modal(credential: Credential, workspace: Workspace, channel: str | None) -> dict[str, Any]:
+    options = {value: option(label, value) for value, (label, _) in LATER.items()}
+    later = {"type": "static_select", "options": list(options.values()), "initial_option": options[KEEP]}
+    reason = {"type": "plain_text_input", "max_length": REASON_MAX}
+    return modal(
+        "Suspend credential?",
+        [
+            line(bold("Apps that use this credential stop sending mail right away, until somebody resumes it.")),
+            facts(credential, workspace),
+            field("Delete it by itself", "later", later),
+            field("Reason", "reason", reason, "Kept in the audit log. Don't paste the password here.", optional=True),
+        ],
+        SUSPEND,
+        submit="Suspend",
+        close="Cancel",
+        metadata=OnCredential(credential=credential.id, channel=channel).encode(),
+    )
+
+
+def suspended_view(credential: Credential) -> dict[str, Any]:
+    rows = [
+        line("Suspended ", bold(credential.name), " (", code(credential.username), ")."),
+        line("Mail servers refuse it from now on. A writer can resume it, and then the same password works again."),
+    ]
+    if credential.delete_at:
+        rows.append(line("Unless somebody resumes it, it is deleted on ", when(credential.delete_at), "."))
+    return notice(rows, "Credential suspended")
+
+
+def resume_modal(credential: Credential, workspace: Workspace, channel: str | None, now: datetime) -> dict[str, Any]:
+    by: list[Piece] = [principal(credential.suspended_by or ""), " suspended it"]
+    if credential.suspended_at:
+        by += [" on ", when(credential.suspended_at)]
+    rows = [
+        line(bold("The same password works again. If it may have leaked, don't resume: delete the credential.")),
+        facts(credential, workspace),
+        line(*by, "."),
+    ]
+    if lifecycle.has_expired(credential, now) and credential.expires_at:
+        rows.append(line("It expired on ", when(credential.expires_at), ", so it stays refused until you also extend it."))
+    return modal(
+        "Resume credential?",
+        rows,
+        RESUME,
+        submit="Resume",
+        close="Cancel",
+        metadata=OnCredential(credential=credential.id, channel=channel).encode(),
+    )
+
+
+def resumed_view(credential: Credential, now: datetime) -> dict[str, Any]:
+    said = line("Resumed ", bold(credential.name), " (", code(credential.username), "). Apps that use it can send mail again.")
+    if lifecycle.has_expired(credential, now):
+        said = line("Resumed ", bold(credential.name), ". It has expired, so it stays refused until you extend it.")
+    return notice([said], "Credential resumed")
