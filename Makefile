@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test check demo run bench fuzz lock clean
+.PHONY: test check demo run bench fuzz screenshots lock clean
+
+demo: $(VENV)/run
+	$(BIN)/smtp-bot demo
 
 test: $(VENV)/dev check
 	$(BIN)/pytest
@@ -15,6 +18,15 @@ check: $(VENV)/dev
 
 run: $(VENV)/run
 	$(BIN)/smtp-bot run
+
+bench: $(VENV)/dev
+	$(BIN)/python -m tests.bench
+
+fuzz: $(VENV)/dev
+	$(BIN)/python -m tests.mail_fuzz
+
+screenshots: $(VENV)/dev
+	$(BIN)/python -m tests.screenshots
 
 $(VENV)/run: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
