@@ -39,7 +39,10 @@ class Settings(BaseSettings):
     argon2_time_cost: int = Field(default=2, ge=1, le=100)
     argon2_parallelism: int = Field(default=1, ge=1, le=64)
     authd_listen: str | None = None
+    authd_http: str | None = None
+    authd_require_tls: bool = True
     policy_listen: str | None = None
+    policy_when_away: Literal["defer", "dunno"] = "defer"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
 
