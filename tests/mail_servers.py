@@ -23,6 +23,7 @@ MASTER = """
 {service}
 cleanup   unix  n       -       n       -       0       cleanup
 qmgr      unix  n       -       n       300     1       qmgr
+proxymap  unix  -       -       n       -       -       proxymap
 tlsmgr    unix  -       -       n       1000?   1       tlsmgr
 rewrite   unix  -       -       n       -       -       trivial-rewrite
 bounce    unix  -       -       n       -       0       bounce
@@ -129,6 +130,7 @@ def postfix(folder: Path, service_file: str, changes: dict[str, str], private: P
         "default_transport": "discard:",
         "local_transport": "discard:",
         "alias_maps": "",
+        "local_recipient_maps": "",
         "smtpd_tls_cert_file": pem,
         "smtpd_tls_key_file": pem,
         "maillog_file": log,
@@ -230,7 +232,7 @@ def exim(folder: Path, auth_socket: Path) -> Iterator[int]:
     config.write_text(
         f"""
 spool_directory = {home}
-log_file_path = {folder}/exim-%slog
+log_file_path = {home}/%slog
 primary_hostname = mail.example.com
 local_interfaces = 127.0.0.1
 daemon_smtp_ports = {port}

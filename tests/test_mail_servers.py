@@ -17,7 +17,6 @@ from storage.models import Credential
 from storage.passwords import Hasher, generate
 from tests import mail_servers
 from tests.mail_servers import DEPLOY, Session, log_in
-from tests.postgres import free_port
 from tests.stage import Stage
 
 
@@ -91,18 +90,17 @@ async def rotate(play: Stage, password: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def authd(play: Stage, folder: Path, **settings: str) -> AsyncIterator[tuple[str, int, int]]:
-    """`smtp-bot authd` as a process: its Unix socket or TCP port, and the port of its policy service."""
-    auth, policy = free_port(), free_port()
+async def authd(play: Stage, folder: Path) -> AsyncIterator[dict[str, str]]:
+    """`smtp-bot authd` as a process; gives what to change in the files of `deploy/` to reach it."""
+    auth, policy = folder / "auth", folder / "policy"
     environment = os.environ | {
         "DATABASE_URL": play.database_url,
-        "AUTHD_LISTEN": f"tcp:127.0.0.1:{auth}",
-        "POLICY_LISTEN": f"tcp:127.0.0.1:{policy}",
+        "AUTHD_LISTEN": f"unix:{auth}",
+        "POLICY_LISTEN": f"unix:{policy}",
         "ARGON2_MEMORY_KIB": "8",
         "ARGON2_TIME_COST": "1",
         "LOG_FORMAT": "json",
         "PYTHONPATH": str(Path(__file__).parent.parent),
-        **settings,
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bot", "authd", env=environment, cwd=folder, stderr=asyncio.subprocess.PIPE
@@ -111,7 +109,7 @@ async def authd(play: Stage, folder: Path, **settings: str) -> AsyncIterator[tup
     try:
         while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 30)):
             assert line, "authd ended"
-        yield environment["AUTHD_LISTEN"], auth, policy
+        yield {"/run/smtp-bot/auth": str(auth), "/run/smtp-bot/policy": str(policy)}
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), 30)
@@ -119,8 +117,7 @@ async def authd(play: Stage, folder: Path, **settings: str) -> AsyncIterator[tup
 
 async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
     username, password = await make(play)
-    async with authd(play, folder) as (_, auth, policy):
-        changes = {"127.0.0.1:12345": f"127.0.0.1:{auth}", "127.0.0.1:12346": f"127.0.0.1:{policy}"}
+    async with authd(play, folder) as changes:
         with mail_servers.postfix(folder, "submission-authd.cf", changes) as port:
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
@@ -149,7 +146,7 @@ async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
 
 async def test_authd_and_exim(play: Stage, folder: Path) -> None:
     username, password = await make(play)
-    async with authd(play, folder, AUTHD_LISTEN=f"unix:{folder / 'auth'}"):
+    async with authd(play, folder):
         with mail_servers.exim(folder, folder / "auth") as port:
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
@@ -165,8 +162,7 @@ async def test_authd_and_exim(play: Stage, folder: Path) -> None:
 
 async def test_last_used_is_shown_where_people_decide(play: Stage, folder: Path) -> None:
     username, password = await make(play)
-    async with authd(play, folder) as (_, auth, policy):
-        changes = {"127.0.0.1:12345": f"127.0.0.1:{auth}", "127.0.0.1:12346": f"127.0.0.1:{policy}"}
+    async with authd(play, folder) as changes:
         with mail_servers.postfix(folder, "submission-authd.cf", changes) as port:
             assert await asyncio.to_thread(log_in, port, username, password) == 235
     await play.rita.types(play.mail, "/smtp list")
