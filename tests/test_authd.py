@@ -268,14 +268,14 @@ async def test_without_the_database_nobody_is_told_a_wrong_password(store: Datab
         client = await authd.connect(version)
         assert await client.log_in(made.username, made.password) == "OK"
         async with store.note() as session:
-            await session.execute(text("ALTER TABLE credentials RENAME COLUMN state TO away"))
+            await session.execute(text("ALTER TABLE credentials RENAME TO away"))
         client.ask(made.username, made.password)
         answer = await client.line()
         assert answer == ("FAIL\t2\ttemp\tcode=temp_fail" if version == "1\t2" else "")
         request = {"request": "smtpd_access_policy", "sasl_username": made.username}
         assert await authd.policy(request) == ["action=451 4.3.0 Cannot check the SMTP credential right now"]
         async with store.note() as session:
-            await session.execute(text("ALTER TABLE credentials RENAME COLUMN away TO state"))
+            await session.execute(text("ALTER TABLE away RENAME TO credentials"))
         client = await authd.connect(version)
         assert await client.log_in(made.username, made.password) == "OK"
 
@@ -294,11 +294,11 @@ async def test_a_setting_lets_mail_pass_while_the_database_is_away(store: Databa
     made = await make(store)
     async with running(store, tmp_path, when_away=WhenAway.DUNNO) as authd:
         async with store.note() as session:
-            await session.execute(text("ALTER TABLE credentials RENAME COLUMN state TO away"))
+            await session.execute(text("ALTER TABLE credentials RENAME TO away"))
         request = {"request": "smtpd_access_policy", "sasl_username": made.username}
         assert await authd.policy(request) == ["action=DUNNO"]
         async with store.note() as session:
-            await session.execute(text("ALTER TABLE credentials RENAME COLUMN away TO state"))
+            await session.execute(text("ALTER TABLE away RENAME TO credentials"))
 
 
 async def test_use_and_heartbeat_are_written_down(store: Database, authd: Running) -> None:
