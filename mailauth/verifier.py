@@ -148,6 +148,11 @@ class Verifier:
 
     async def check(self, username: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
         """The answer, and the username as the store spells it."""
+        answer, _ = await self.explain(username, password, remote, service)
+        return answer, username.strip().lower()
+
+    async def explain(self, username: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
+        """The answer, and a word for why, which is not for whoever asks."""
         started = self._now()
         name = username.strip().lower()
         try:
@@ -157,7 +162,7 @@ class Verifier:
             answer, why = Answer.LATER, "database"
         answers.labels(answer, why).inc()
         took.observe(self._now() - started)
-        return answer, name
+        return answer, why
 
     async def _decide(self, name: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
         parsed = passwords.parse(password)

@@ -280,6 +280,17 @@ class Person:
                     return
         raise NotSeen(f"{self.name} sees no menu {label!r}, but:\n{self.screen()}")
 
+    async def enters(self, label: str, text: str, where: Message | View | None = None) -> None:
+        """Types into an input that acts at once (`dispatch_action`) and presses Enter."""
+        for shown in self._shown(where):
+            for block, element in inputs.elements(shown.blocks):
+                if block.get("dispatch_action") and block["label"]["text"] == label:
+                    values = shown.values if isinstance(shown, View) else shown.state[self.id]
+                    inputs.hold(values, block, element, text or None)
+                    await self.acts(shown, block, element, {"value": text or None})
+                    return
+        raise NotSeen(f"{self.name} sees no input {label!r} that acts at once, but:\n{self.screen()}")
+
     def _shown(self, where: Message | View | None) -> Iterator[Message | View]:
         if where is not None:
             yield where

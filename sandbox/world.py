@@ -177,6 +177,17 @@ class World:
         for event in self._waiting:
             event.set()
 
+    async def changed(self, timeout: float) -> None:
+        """Returns after the next change, or after `timeout` seconds."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            await asyncio.wait_for(event.wait(), timeout)
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(event)
+
     async def until(self, look: Callable[[], Seen | None], timeout: float) -> Seen | None:
         """What `look` returns as soon as it is not None; None after `timeout` seconds."""
         event = asyncio.Event()
