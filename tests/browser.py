@@ -1,0 +1,74 @@
+"""The demo and a real Chromium, driven through Playwright."""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from sandbox.demo import Demo
+
+CHEAP = (8, 1, 1)
+
+
+def chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@contextlib.asynccontextmanager
+async def demo(argon2: tuple[int, int, int] = CHEAP) -> AsyncIterator[Demo]:
+    """The whole demo on free ports."""
+    started: asyncio.Future[Demo] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        running = asyncio.create_task(Demo(Path(folder), 0, 0, argon2).run(started.set_result, stop))
+        try:
+            await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            if running.done():
+                running.result()
+            yield await asyncio.wait_for(started, 1)
+        finally:
+            stop.set()
+            await running
+
+
+@contextlib.asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield launched
+        await launched.close()
+
+
+class Window:
+    """A browser window that acts as one person, with all that the server sent it."""
+
+    def __init__(self, context: BrowserContext, page: Page) -> None:
+        self.context, self.page = context, page
+        self.received: list[str] = []
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: self.received.append(str(frame))))
+        self.problems: list[str] = []
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+
+    async def type(self, text: str) -> None:
+        await self.page.fill("#typed", text)
+        await self.page.press("#typed", "Enter")
+
+    async def button(self, name: str) -> None:
+        await self.page.get_by_role("button", name=name, exact=True).last.click()
+
+
+async def window(opened: Browser, made: Demo, person: str, **options: object) -> Window:
+    """A new window acting as the person of this name."""
+    context = await opened.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})  # type: ignore[arg-type]
+    await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=made.slack.url)
+    shown = Window(context, await context.new_page())
+    shown.page.set_default_timeout(10_000)
+    user = next(one for one in made.slack.people.values() if one.name == person)
+    await shown.page.goto(f"{made.slack.url}/?person={user.id}")
+    await shown.page.get_by_role("heading", name="#acme-mail").wait_for()
+    return shown

@@ -1,0 +1,188 @@
+"""The demo's page in a real browser: the first minute, who sees what, and what a window sends that it should not."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, expect
+
+from sandbox.demo import Demo
+from tests import browser
+from tests.browser import Window, window
+from tests.conftest import need
+
+SHOTS = Path(__file__).parent.parent / "build" / "screenshots"
+
+
+@pytest.fixture
+async def made() -> AsyncIterator[Demo]:
+    if browser.chromium() is None:
+        need("Chromium (Debian: chromium)")
+    async with browser.demo() as running:
+        yield running
+
+
+@pytest.fixture
+async def chromium(made: Demo) -> AsyncIterator[Browser]:
+    async with browser.browser() as opened:
+        yield opened
+
+
+async def shoot(shown: Window, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    await shown.page.screenshot(path=SHOTS / f"{name}.png")
+
+
+async def create(shown: Window, name: str) -> tuple[str, str]:
+    """By hand; the username and password as they are copied."""
+    await shown.type(f"/smtp create {name}")
+    dialog = shown.page.get_by_role("dialog", name="New SMTP credential")
+    await expect(dialog.get_by_label("Name", exact=False).first).to_have_value(name)
+    await dialog.get_by_role("button", name="Create").click()
+    await expect(shown.page.get_by_role("dialog", name="Credential created")).to_be_visible()
+    await shown.page.keyboard.press("Escape")
+    message = shown.page.locator("article.only", has_text=f": {name}").last
+    await expect(message).to_contain_text("Only visible to you")
+    copied = []
+    for label in ("Username", "Password"):
+        box = message.locator(".rich", has=shown.page.locator("b", has_text=label)).locator(".pre").first
+        await box.get_by_role("button").click()
+        copied.append(await shown.page.evaluate("navigator.clipboard.readText()"))
+    return copied[0], copied[1]
+
+
+async def send(shown: Window, username: str, password: str, says: str) -> None:
+    await shown.page.fill("#mailuser", username)
+    await shown.page.fill("#mailpass", password)
+    await shown.button("Send a test mail")
+    await expect(shown.page.locator("#mailed")).to_contain_text(says)
+
+
+async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda")
+    mia = await window(chromium, made, "rita")
+    username, password = await create(wanda, "Website relay")
+    assert re.fullmatch(r"smtp-acme-[0-9a-z]{8}", username)
+    await shoot(wanda, "created")
+    await send(wanda, username, password, "250 Sent")
+    await expect(wanda.page.locator("#logins li").first).to_contain_text("accepted")
+    await create(wanda, "Printer")
+    await wanda.page.locator("article.only", has_text=": Website relay").get_by_role("button", name="I've copied it, remove this").click()
+    await expect(wanda.page.locator("article.only", has_text=": Website relay")).to_have_count(0)
+
+    await wanda.type("/smtp list")
+    table = wanda.page.locator("article.only", has_text="SMTP credentials in Acme Inc. (2)")
+    await expect(table.locator(".section")).to_have_count(2)
+    await expect(table.locator(".section").first).to_contain_text("Printer")
+    await table.get_by_role("button", name="Oldest first").click()
+    await expect(table.locator(".section").first).to_contain_text("Website relay")
+    await shoot(wanda, "list")
+    await table.locator(".section", has_text="Website relay").get_by_role("button", name="More for this row").click()
+    await table.get_by_role("button", name="Delete…").first.click()
+    dialog = wanda.page.get_by_role("dialog", name="Delete credential?")
+    await expect(dialog).to_contain_text("stop sending mail right away")
+    await shoot(wanda, "delete")
+    await dialog.get_by_role("button", name="Delete", exact=True).click()
+    await expect(wanda.page.get_by_role("dialog", name="Credential deleted")).to_be_visible()
+    await wanda.page.keyboard.press("Escape")
+    await send(wanda, username, password, "535")
+    await expect(wanda.page.locator("#logins li").first).to_contain_text("refused")
+    await expect(wanda.page.locator("#guide")).to_contain_text("created, sent, revoked")
+
+    await expect(mia.page.locator("#messages")).to_contain_text("deleted the SMTP credential Website relay")
+    seen = await mia.page.content() + "".join(mia.received) + json.dumps(await mia.context.storage_state())
+    seen += await mia.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert username in seen
+    assert password not in seen
+    assert password not in json.dumps(await wanda.context.storage_state())
+    assert wanda.problems + mia.problems == []
+
+
+async def test_who_may_not_reads_why(made: Demo, chromium: Browser) -> None:
+    rita = await window(chromium, made, "rita")
+    await rita.type("/smtp create Relay")
+    await expect(rita.page.locator("article.only").last).to_contain_text("but you can't create credentials")
+    await expect(rita.page.get_by_role("dialog")).to_have_count(0)
+    await rita.page.get_by_role("button", name="# random").click()
+    await rita.type("/smtp")
+    await expect(rita.page.locator("article.only").last).to_contain_text("isn't connected to a mail workspace")
+    assert rita.problems == []
+
+
+async def test_keyboard_errors_and_a_small_screen(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda", viewport={"width": 375, "height": 760}, color_scheme="dark")
+    await wanda.page.fill("#typed", "/smtp cr")
+    await expect(wanda.page.get_by_role("option", name="/smtp create")).to_be_visible()
+    await wanda.page.press("#typed", "Tab")
+    await expect(wanda.page.locator("#typed")).to_have_value("/smtp create ")
+    await wanda.page.press("#typed", "Enter")
+    dialog = wanda.page.get_by_role("dialog", name="New SMTP credential")
+    await expect(dialog.locator("input").first).to_be_focused()
+    await wanda.page.keyboard.press("Enter")
+    await expect(dialog.get_by_role("alert").first).to_contain_text("Please complete this required field.")
+    await wanda.page.keyboard.type("smtp1" + "0" * 35)
+    await wanda.page.keyboard.press("Enter")
+    await expect(dialog.get_by_role("alert").first).to_contain_text("looks like a password")
+    for _ in range(12):
+        await wanda.page.keyboard.press("Tab")
+        assert await dialog.evaluate("dialog => dialog.contains(document.activeElement)")
+    await shoot(wanda, "small-dark")
+    assert await wanda.page.evaluate("document.documentElement.scrollWidth") <= 375
+    await wanda.page.keyboard.press("Escape")
+    await expect(dialog).to_have_count(0)
+    assert wanda.problems == []
+
+
+async def test_what_it_cannot_draw_it_names(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda")
+    world = made.slack.world
+    channel = next(one for one in world.channels.values() if one.name == "acme-mail")
+    world.add_message(channel.id, world.installed().bot_user, "", [{"type": "video", "block_id": "v"}])
+    await expect(wanda.page.locator(".cannot")).to_contain_text('This sandbox cannot draw "video".')
+
+
+async def test_what_a_window_should_not_send_is_refused_and_stops_nothing(made: Demo) -> None:
+    people = {one.name: one for one in made.slack.people.values()}
+    rita, wanda = people["rita"], people["wanda"]
+    url = made.slack.url
+    secret = next(one for one in made.slack.world.channels.values() if one.name == "acme-secret")
+    hidden = made.slack.world.add_message(secret.id, wanda.id, "only for us")
+    async with aiohttp.ClientSession() as client:
+        for path, status in (("/nothing", 404), ("/page/../demo.py", 404), ("/page/%2e%2e%2fdemo.py", 404), ("/api/auth.test", 200)):
+            async with client.get(url + path) as answer:
+                assert answer.status == status, path
+        async with client.get(url, headers={"host": "evil.example"}) as answer:
+            assert answer.status == 421
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await client.ws_connect(f"{url}/live", headers={"origin": "http://evil.example"})
+        async with client.ws_connect(f"{url}/live?person={rita.id}") as socket:
+            first = await socket.receive_json(timeout=10)
+            assert "only for us" not in json.dumps(first)
+            wrong = [
+                "no json", "[]", "{}", '{"do": 1}', '{"do": "fly"}', '{"do": "press"}',
+                json.dumps({"do": "type", "channel": secret.id, "text": "hello"}),
+                json.dumps({"do": "press", "channel": secret.id, "ts": hidden.ts, "block": "a", "action": "b"}),
+                json.dumps({"do": "submit", "view": "V1", "values": []}),
+            ]  # fmt: skip
+            for text in wrong:
+                await socket.send_str(text)
+                async with asyncio.timeout(10):
+                    while "error" not in await socket.receive_json():
+                        pass
+    assert [one.text for one in made.slack.world.messages[secret.id]] == ["only for us"]
+
+
+def test_it_refuses_real_tokens(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SLACK_BOT_TOKEN=xoxb-real\n")
+    code = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-m", "bot", "demo", "--port", "0"]
+    run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": code}, capture_output=True, text=True, timeout=50, check=False)
+    assert run.returncode == 1
+    assert "SLACK_BOT_TOKEN is set: this is only a sandbox" in run.stderr
+    assert "xoxb-real" not in run.stderr
