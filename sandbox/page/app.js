@@ -72,8 +72,8 @@ function draw() {
   part("guide", state.steps, () => state.steps.length === STEPS.length ? [make("span", { class: "done", text: "✓ That was it: created, sent, revoked." })]
     : STEPS.map(([key, text], number) => make("span", { class: state.steps.includes(key) ? "done" : "", text: `${state.steps.includes(key) ? "✓" : `${number + 1}.`} ${text}` })));
   part("channels", [state.channels, here, state.bot], () => [
-    ...state.channels.map((one) => entry(one.kind === "im" ? state.bot.name : `${one.kind === "private" ? "🔒" : "#"} ${one.name}`, one.id)),
-    ...(state.bot.home ? [entry(`⌂ ${state.bot.name} Home`, "home")] : []),
+    ...state.channels.map((one) => entry(one.kind === "im" ? state.bot.name : `# ${one.name}${one.kind === "private" ? " (private)" : ""}`, one.id)),
+    ...(state.bot.home ? [entry(`${state.bot.name}: Home`, "home")] : []),
   ]);
   drawMessages();
   drawModal();
@@ -119,7 +119,7 @@ function message(one) {
     : make("div", { class: "more" }, menu("Message actions", state.shortcuts.map((name) => [name, () => send({ do: "shortcut", name, channel, ts: one.ts })])));
   return make("article", { class: one.ephemeral ? "message only" : "message" },
     make("span", { class: "who", text: one.name }), make("span", { class: "meta", text: when(Number(one.ts)) }),
-    one.ephemeral ? make("div", { class: "context", text: "👁 Only visible to you" }) : null,
+    one.ephemeral ? make("div", { class: "context", text: "Only visible to you" }) : null,
     ...(one.blocks.length ? drawing.all(one.blocks) : [make("div", { class: "block", text: one.text })]), shortcuts);
 }
 
