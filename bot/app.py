@@ -6,7 +6,7 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
-from bot import access_modal, audit_log, commands, create, delete, events, expiry, listing, rotate, row, setup, suspend
+from bot import access_modal, audit_log, commands, create, delete, events, expiry, home, leak, listing, revoke, rotate, row, setup, suspend
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
 from storage.refusals import SurfaceOutdated
@@ -43,6 +43,9 @@ def register(app: AsyncApp, services: Services) -> None:
     suspend.register(app, door)
     expiry.register(app, door)
     delete.register(app, door)
+    revoke.register(app, door)
+    leak.register(app, door, services)
+    home.register(app, door)
     setup.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)

@@ -90,7 +90,7 @@ def copyable(label: str, text: str) -> Block:
 
 
 def _elements(pieces: Iterable[Piece]) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": piece} if isinstance(piece, str) else piece for piece in pieces]
+    return [{"type": "text", "text": piece} if isinstance(piece, str) else piece for piece in pieces if piece != ""]
 
 
 def flat(pieces: Iterable[Piece]) -> str:

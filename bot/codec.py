@@ -4,7 +4,7 @@ What comes back is read strictly and looked up again; whoever presses is authori
 """
 
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -64,6 +64,21 @@ class OnRotation(OnCredential):
     """The rotation modal, with the rotation before it: two people must not rotate one after the other without knowing."""
 
     mark: int | None = None
+
+
+class OnMany(Token):
+    """Several credentials at once; 50 ids fit into what Slack takes."""
+
+    credentials: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(min_length=1, max_length=50)
+    channel: str | None = Channel
+    leaked: bool = False
+
+
+class OnSlug(Token):
+    """A whole workspace, by its short name."""
+
+    slug: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    channel: str | None = Channel
 
 
 class OnGrant(Token):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import access_modal, audit_log, create, delete, listing, rotate, setup, suspend, texts
+from bot import access_modal, audit_log, create, delete, listing, revoke, rotate, setup, suspend, texts, whois
 from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, lines, people, principal
 from bot.codec import OnCredential
 from bot.create import CREATE
@@ -27,7 +27,9 @@ from storage.names import looks_like_password
 from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
 
 HELP = "show_help"
-TEXT_MAX = 200  # typed characters that are read
+WHOIS = "whois"
+TEXT_MAX = 4000  # typed characters that are read: 50 usernames, or a line of a log
+WORD_SHOWN = 40  # characters of an unknown word
 QUOTES = "\"'“”„‟«»‹›‘’‚‛「」"
 
 
@@ -80,6 +82,14 @@ async def on_target(request: Request, word: str, rest: str, purpose: Purpose) ->
     return await choose(request, target, purpose)
 
 
+async def typed_revoke(request: Request, rest: str) -> None:
+    await revoke.typed(request, rest)
+
+
+async def typed_whois(request: Request, rest: str) -> None:
+    await whois.typed(request, rest)
+
+
 async def typed_setup(request: Request, _rest: str) -> None:
     await setup.open_modal(request)
 
@@ -97,9 +107,11 @@ GRAMMAR: dict[str, Word] = {
     "create": Word(typed_create, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
     "list": Word(typed_list, "", "newest first; add oldest, or part of a name", Action.LIST),
     "delete": Word(typed_delete, "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
+    "revoke": Word(typed_revoke, "smtp-acme-7k2m9x4q …", "the same for one or many usernames, from anywhere", Action.DELETE),
     "rotate": Word(typed_rotate, "Website relay", "new password, same username; the old one works a while longer", Action.CREATE),
     "suspend": Word(typed_suspend, "Website relay", "stop it for now; it can be resumed", Action.DELETE),
     "resume": Word(typed_resume, "Website relay", "let a suspended one work again", Action.CREATE),
+    WHOIS: Word(typed_whois, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST),
     "setup": Word(typed_setup, "", "connect this channel to a mail workspace", Action.ADMINISTER),
     "access": Word(typed_access, "", "see, add and remove roles", Action.ADMINISTER),
     "audit": Word(typed_audit, "", "the latest events; add a username or @person", Action.ADMINISTER),
@@ -113,12 +125,12 @@ def register(app: AsyncApp, door: Door, services: Services) -> None:
 
 async def dispatch(request: Request) -> None:
     text = html.unescape(request.text)[:TEXT_MAX].strip()
-    if looks_like_password(text):
+    word, rest = (*text.split(maxsplit=1), "", "")[:2]
+    if looks_like_password(text) and word.lower() != WHOIS:
         return await refuse_password(request, text)
-    word, _, rest = text.partition(" ")
     known = GRAMMAR.get(word.lower() or "help")
     if known is None:
-        return await show_menu(request, unknown=word)
+        return await show_menu(request, unknown=word[:WORD_SHOWN])
     return await known.run(request, rest.strip())
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, notices
-from bot.blocks import Block, bold, button, code, field, foot, line, lines, modal, plain, principal, when
+from bot import blocks, impact, notices
+from bot.blocks import Block, bold, button, code, field, foot, line, modal, plain
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from storage import credentials, workspaces
 from storage.access import Action
 from storage.audit import REASON_MAX, What
-from storage.models import Credential, State, Workspace
+from storage.models import Credential, State
 from storage.names import looks_like_password
 
 OPEN_DELETE = "open_delete"
@@ -39,7 +39,7 @@ async def open_modal(request: Request, credential_id: str) -> None:
     await request.allow(Action.DELETE, workspace, What.DELETE)
     if credential.state == State.DELETED:
         raise credentials.already_deleted(credential)
-    await request.open(delete_modal(credential, workspace, request.channel))
+    await request.open(delete_modal(credential, await impact.of(request, credential, workspace), request.channel))
 
 
 async def choose(request: Request, target: str) -> None:
@@ -50,7 +50,7 @@ async def choose(request: Request, target: str) -> None:
     async with request.services.db.read() as session:
         found = await credentials.find(session, workspace, target)
     if len(found) == 1 and credentials.is_named(found[0], target):
-        await request.open(delete_modal(found[0], workspace, request.channel))
+        await request.open(delete_modal(found[0], await impact.of(request, found[0], workspace), request.channel))
     else:
         await request.show(choice(found, target, request.channel))
 
@@ -70,17 +70,18 @@ async def submit(request: Request) -> Answer:
 
     async def then() -> None:
         await notices.deleted(services, credential, workspace, reason)
+        await impact.follow(request, credential, What.DELETE, lambda proof: deleted_view(credential, proof))
 
     return Answer(update(deleted_view(credential)), then)
 
 
-def delete_modal(credential: Credential, workspace: Workspace, channel: str | None) -> dict[str, Any]:
+def delete_modal(credential: Credential, facts: Block, channel: str | None) -> dict[str, Any]:
     reason = {"type": "plain_text_input", "max_length": REASON_MAX}
     return modal(
         "Delete credential?",
         [
             line(bold(WARNING)),
-            facts(credential, workspace),
+            facts,
             field("Reason", "reason", reason, "Kept in the audit log. Don't paste the password here.", optional=True),
         ],
         DELETE,
@@ -90,25 +91,12 @@ def delete_modal(credential: Credential, workspace: Workspace, channel: str | No
     )
 
 
-def facts(credential: Credential, workspace: Workspace) -> Block:
-    """What a person needs to recognize the credential and to judge what will stop."""
-    used: list[blocks.Piece] = ["never, as far as the mail servers told"]
-    if credential.last_used_at:
-        used = [when(credential.last_used_at), f" from {credential.last_used_from or 'an unknown address'}"]
-    return lines(
-        [bold("Name  "), credential.name],
-        [bold("Username  "), code(credential.username)],
-        [bold("Mail workspace  "), workspace.name],
-        [bold("Created  "), when(credential.created_at), " by ", principal(credential.created_by)],
-        [bold("Last used  "), *used],
-    )
-
-
-def deleted_view(credential: Credential) -> dict[str, Any]:
+def deleted_view(credential: Credential, proof: Block | None = None) -> dict[str, Any]:
     return notice(
         [
             line("Deleted ", bold(credential.name), " (", code(credential.username), ")."),
-            line("Mail servers refuse it from now on. If an app still used it, update that app before it sends again."),
+            line("If an app still used it, give that app a new credential before it sends again."),
+            *([proof] if proof else []),
         ],
         "Credential deleted",
     )

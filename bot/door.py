@@ -75,6 +75,7 @@ class Request:
         self.text: str = body.get("text", "") if "command" in body else ""
         self.changed: Workspace | None = None
         """Set by whoever changed something in this workspace: the person's Home tab is drawn anew."""
+        self.refused = False
         if "command" in body:
             self.surface = Surface.COMMAND
         elif self.view_type == "home":
@@ -189,14 +190,14 @@ SubmitHandler = Callable[[Request], Awaitable[Answer]]
 class Door:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.after_change: Callable[[Request, Workspace], Awaitable[None]] | None = None
-        """What is done after a request that set `changed`."""
+        self.after_change: Callable[[Request, Workspace | None], Awaitable[None]] | None = None
+        """What is done after a request that set `changed`, or that was refused in Home, which then shows what is no longer so."""
 
     def event(self, handler: Handler) -> Callable[..., Awaitable[None]]:
         """A Bolt listener for an event that a person caused, with a view or without."""
 
         async def begin(event: dict[str, Any]) -> None:
-            body = {"user": {"id": event["user"]}, "view": event.get("view")}
+            body = {"user": {"id": event["user"]}, "view": event.get("view"), "event": event}
             self._services.work.begin(self._handle(handler, Request(self._services, body)))
 
         return begin
@@ -225,6 +226,7 @@ class Door:
                     answer = await handler(request)
             except Refusal as refusal:
                 outcome = "refused"
+                request.refused = True
                 answer = Answer(update(notice([line(*texts.sentence(refusal, self._services.command))])))
             except Exception as error:
                 outcome = "failed"
@@ -252,6 +254,7 @@ class Door:
                     await handler(request)
             except Refusal as refusal:
                 outcome = "refused"
+                request.refused = True
                 await request.say(texts.sentence(refusal, self._services.command))
             except Exception as error:
                 outcome = "failed"
@@ -265,8 +268,9 @@ class Door:
         await self._refresh(request)
 
     async def _refresh(self, request: Request) -> None:
-        changed, request.changed = request.changed, None
-        if changed is None or self.after_change is None:
+        outdated = request.refused and request.home is not None
+        changed, request.changed, request.refused = request.changed, None, False
+        if self.after_change is None or (changed is None and not outdated):
             return
         try:
             await self.after_change(request, changed)

@@ -30,7 +30,7 @@ async def created(services: Services, credential: Credential, workspace: Workspa
             bold(workspace.name),
             ".",
         )
-        await _post(services, workspace, "An SMTP credential was created.", [row])
+        await post(services, workspace, "An SMTP credential was created.", [row])
 
 
 async def deleted(services: Services, credential: Credential, workspace: Workspace, reason: str | None) -> None:
@@ -51,7 +51,7 @@ async def deleted(services: Services, credential: Credential, workspace: Workspa
         ]
         if reason:
             rows.append(line("Reason: ", reason))
-        await _post(services, workspace, "An SMTP credential was deleted.", rows)
+        await post(services, workspace, "An SMTP credential was deleted.", rows)
 
 
 async def rotated(services: Services, credential: Credential, workspace: Workspace) -> None:
@@ -61,7 +61,7 @@ async def rotated(services: Services, credential: Credential, workspace: Workspa
             rows.append(line("The old password works until ", when(credential.previous_until), ". Enter the new one before."))
         else:
             rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
-        await _post(services, workspace, "The password of an SMTP credential was rotated.", rows)
+        await post(services, workspace, "The password of an SMTP credential was rotated.", rows)
 
 
 async def suspended(services: Services, credential: Credential, workspace: Workspace, reason: str | None) -> None:
@@ -74,13 +74,13 @@ async def suspended(services: Services, credential: Credential, workspace: Works
             rows.append(line("Unless somebody resumes it, it is deleted on ", when(credential.delete_at), "."))
         if reason:
             rows.append(line("Reason: ", reason))
-        await _post(services, workspace, "An SMTP credential was suspended.", rows)
+        await post(services, workspace, "An SMTP credential was suspended.", rows)
 
 
 async def resumed(services: Services, credential: Credential, workspace: Workspace, by: str) -> None:
     if workspace.notify_deleted:
         row = line(principal(by), " resumed ", *_named(credential, workspace), " It works again with the same password.")
-        await _post(services, workspace, "An SMTP credential was resumed.", [row])
+        await post(services, workspace, "An SMTP credential was resumed.", [row])
 
 
 async def deleted_by_itself(services: Services, credential: Credential, workspace: Workspace) -> None:
@@ -90,20 +90,20 @@ async def deleted_by_itself(services: Services, credential: Credential, workspac
         line("Deleted, because ", by, " suspended it and nobody resumed it in time: ", *_named(credential, workspace)),
         line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
     ]
-    await _post(services, workspace, "A suspended SMTP credential was deleted.", rows)
+    await post(services, workspace, "A suspended SMTP credential was deleted.", rows)
 
 
 async def remind(services: Services, credential: Credential, workspace: Workspace, blocks: list[Block]) -> None:
     """Of its expiry: its creator, and the workspace's channels."""
     await tell(services, credential.created_by, None, blocks)
-    await _post(services, workspace, "An SMTP credential is about to expire.", blocks)
+    await post(services, workspace, "An SMTP credential is about to expire.", blocks)
 
 
 def _named(credential: Credential, workspace: Workspace) -> list[Piece]:
     return ["the SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."]
 
 
-async def _post(services: Services, workspace: Workspace, summary: str, blocks: list[Block]) -> None:
+async def post(services: Services, workspace: Workspace, summary: str, blocks: list[Block]) -> None:
     """Posts to the workspace's channels. A channel the bot is not in does without; the audit log has it all."""
     async with services.db.read() as session:
         mappings = await workspaces.channels_of(session, workspace)

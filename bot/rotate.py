@@ -14,9 +14,10 @@ from slack_bolt.app.async_app import AsyncApp
 from bot import blocks, create, notices, texts
 from bot.blocks import Block, Piece, actions, bold, button, code, field, foot, line, lines, modal, option, when
 from bot.codec import OnCredential, OnRotation
-from bot.delete import OPEN_DELETE, facts
+from bot.delete import OPEN_DELETE
 from bot.door import Answer, Door, Request, errors, notice, update
 from bot.handover import Outcome
+from bot.impact import facts
 from bot.services import Services
 from bot.target import Purpose
 from bot.texts import NotInChannel

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     bot_owners: Annotated[frozenset[str], NoDecode] = frozenset()
     bot_command: str = Field(default="/smtp", pattern=r"^/[a-z0-9_-]{1,31}$")
     bot_allow_guests: bool = False
+    bot_leak_watch: bool = False
     bot_unused_days: int = Field(default=90, ge=1, le=3650)
     host: str = "0.0.0.0"  # noqa: S104  # inside a container the door must be open; the deploy notes say how to narrow it
     port: int | None = Field(default=None, ge=0, le=65535)

@@ -10,11 +10,11 @@ from typing import Any
 import structlog
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, notices
-from bot.blocks import Piece, bold, code, field, line, modal, option, principal, when
+from bot import blocks, impact, notices
+from bot.blocks import Block, Piece, bold, code, field, line, modal, option, principal, when
 from bot.codec import OnCredential
-from bot.delete import facts
 from bot.door import Answer, Door, Request, errors, notice, update
+from bot.impact import facts
 from bot.services import Services
 from bot.target import Purpose
 from storage import credentials, lifecycle
@@ -57,7 +57,7 @@ async def open_modal(request: Request, credential_id: str) -> None:
     lifecycle.check_live(credential)
     if credential.state == State.SUSPENDED:
         raise lifecycle.is_suspended(credential)
-    await request.open(suspend_modal(credential, workspace, request.channel))
+    await request.open(suspend_modal(credential, await impact.of(request, credential, workspace), request.channel))
 
 
 async def submit(request: Request) -> Answer:
@@ -77,6 +77,7 @@ async def submit(request: Request) -> Answer:
 
     async def then() -> None:
         await notices.suspended(services, credential, workspace, reason)
+        await impact.follow(request, credential, What.SUSPEND, lambda proof: suspended_view(credential, proof))
 
     return Answer(update(suspended_view(credential)), then)
 
@@ -127,7 +128,7 @@ async def sweep(services: Services, by_sweep: Origin) -> None:
         await notices.deleted_by_itself(services, credential, workspace)
 
 
-def suspend_modal(credential: Credential, workspace: Workspace, channel: str | None) -> dict[str, Any]:
+def suspend_modal(credential: Credential, facts: Block, channel: str | None) -> dict[str, Any]:
     options = {value: option(label, value) for value, (label, _) in LATER.items()}
     later = {"type": "static_select", "options": list(options.values()), "initial_option": options[KEEP]}
     reason = {"type": "plain_text_input", "max_length": REASON_MAX}
@@ -135,7 +136,7 @@ def suspend_modal(credential: Credential, workspace: Workspace, channel: str | N
         "Suspend credential?",
         [
             line(bold("Apps that use this credential stop sending mail right away, until somebody resumes it.")),
-            facts(credential, workspace),
+            facts,
             field("Delete it by itself", "later", later),
             field("Reason", "reason", reason, "Kept in the audit log. Don't paste the password here.", optional=True),
         ],
@@ -146,14 +147,14 @@ def suspend_modal(credential: Credential, workspace: Workspace, channel: str | N
     )
 
 
-def suspended_view(credential: Credential) -> dict[str, Any]:
+def suspended_view(credential: Credential, proof: Block | None = None) -> dict[str, Any]:
     rows = [
         line("Suspended ", bold(credential.name), " (", code(credential.username), ")."),
-        line("Mail servers refuse it from now on. A writer can resume it, and then the same password works again."),
+        line("A writer can resume it, and then the same password works again."),
     ]
     if credential.delete_at:
         rows.append(line("Unless somebody resumes it, it is deleted on ", when(credential.delete_at), "."))
-    return notice(rows, "Credential suspended")
+    return notice([*rows, *([proof] if proof else [])], "Credential suspended")
 
 
 def resume_modal(credential: Credential, workspace: Workspace, channel: str | None, now: datetime) -> dict[str, Any]:

@@ -136,6 +136,13 @@ async def helpers(session: AsyncSession, actor: Actor, workspace: Workspace | No
     return sorted(set(admins))[:HELPERS_NAMED]
 
 
+async def principals(session: AsyncSession, team: str, workspace: Workspace, action: Action) -> list[str]:
+    """The users and user groups who may do this in the workspace by a grant, at most five, on-call ones first."""
+    held = [one for one in await _grants(session, team, workspace) if action in TABLE[Role(one.role)]]
+    held.sort(key=lambda one: (one.role != Role.RESPONDER, not one.principal.startswith("S")))
+    return list(dict.fromkeys(one.principal for one in held))[:HELPERS_NAMED]
+
+
 async def visible_workspaces(session: AsyncSession, actor: Actor, action: Action) -> list[Workspace]:
     """The workspaces in which the actor may do this by a grant or as an owner, by name."""
     if actor.barred:

@@ -41,6 +41,7 @@ class What(StrEnum):
     RESUME = "resume"
     EXPIRY = "expiry.change"
     REMIND = "expiry.remind"
+    LEAK = "leak.noticed"
     LIST = "list"
     OPEN = "open"
     """A modal that the person may not open."""
@@ -129,6 +130,13 @@ async def record_refusal(db: Database, what: What, origin: Origin, refusal: Refu
             raise refusal
     except type(refusal):
         pass
+
+
+async def record(db: Database, what: What, origin: Origin, workspace: Workspace, credential: Credential) -> None:
+    """The row for something that was noticed, and changed nothing."""
+    async with attempt(db, what, origin) as current:
+        current.workspace = workspace
+        current.credential = credential
 
 
 async def _append(db: Database, current: Attempt, what: What, refusal: Refusal | None, reason: str | None) -> None:

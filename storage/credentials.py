@@ -211,6 +211,18 @@ async def by_username(session: AsyncSession, username: str) -> Credential | None
     return (await session.scalars(select(Credential).where(Credential.username == username))).one_or_none()
 
 
+async def by_usernames(session: AsyncSession, usernames: Sequence[str]) -> Sequence[Credential]:
+    """Those that there are, also deleted ones, in the order of the usernames."""
+    found = (await session.scalars(select(Credential).where(Credential.username.in_(usernames)))).all()
+    return sorted(found, key=lambda one: usernames.index(one.username))
+
+
+async def live_ids(session: AsyncSession, workspace: Workspace, limit: int) -> Sequence[str]:
+    """Ids of some of the workspace's live credentials, oldest first."""
+    live = select(Credential.id).where(Credential.workspace_id == workspace.id, text(LIVE))
+    return (await session.scalars(live.order_by(Credential.created_at, Credential.id).limit(limit))).all()
+
+
 async def by_request(session: AsyncSession, request_key: str) -> Credential | None:
     return (await session.scalars(select(Credential).where(Credential.request_key == request_key))).one_or_none()
 

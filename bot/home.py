@@ -1,0 +1,251 @@
+"""The Home tab: the dashboard of the workspaces that a person may see by a role.
+
+Slack tells when it is opened; each press and each change that the person made draws it anew. The buttons, and the tab itself, carry which
+workspace is shown and where in its list; all else is asked of the store each time.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from slack_bolt.app.async_app import AsyncApp
+from slack_sdk.errors import SlackApiError
+
+from bot import create, row, texts
+from bot.blocks import (
+    DIVIDER,
+    OPTIONS_MAX,
+    Block,
+    Piece,
+    actions,
+    bold,
+    button,
+    code,
+    foot,
+    header,
+    line,
+    lines,
+    option,
+    people,
+    plain,
+)
+from bot.codec import InHome, OnWorkspace
+from bot.commands import role_sentence
+from bot.door import Door, Request
+from storage import access, credentials, workspaces
+from storage.access import TABLE, Action, Right
+from storage.credentials import Order, Page
+from storage.models import Workspace
+from storage.names import looks_like_password
+from storage.refusals import PersonBarred, RoleUnknown
+
+PICK = "home_workspace"
+SEARCH = "home_search"
+SORT = "home_sort"
+TURN = "home_turn"
+TURN_BACK = "home_turn_back"
+CLEAR = "home_clear"
+CREATE_HERE = "home_create"
+WORDS_MAX = 100
+WORKSPACES_SHOWN = 500  # in a menu; the view must stay under Slack's 250 KB
+
+log = structlog.get_logger(__name__)
+
+
+def register(app: AsyncApp, door: Door) -> None:
+    app.event("app_home_opened")(door.event(opened))
+    for action in (PICK, SORT, TURN, TURN_BACK, CLEAR):
+        app.action(action)(door.work(turn))
+    app.action(SEARCH)(door.work(search))
+    app.action(CREATE_HERE)(door.work(create_here))
+    door.after_change = refresh
+
+
+async def opened(request: Request) -> None:
+    if request.body["event"].get("tab") == "home":
+        await show(request, request.home or InHome())
+
+
+async def turn(request: Request) -> None:
+    await show(request, InHome.decode(request.value))
+
+
+async def search(request: Request) -> None:
+    """A password that was pasted there is neither looked for nor kept."""
+    before = request.home or InHome()
+    words = " ".join(request.value.split())[:WORDS_MAX]
+    if looks_like_password(words):
+        await show(request, InHome(workspace=before.workspace, order=before.order), searched_password=True)
+    else:
+        await show(request, InHome(workspace=before.workspace, order=before.order, words=words))
+
+
+async def create_here(request: Request) -> None:
+    async with request.services.db.read() as session:
+        workspace = await workspaces.by_id(session, OnWorkspace.decode(request.value).workspace)
+    await create.open_for(request, workspace, first_choice=await create.usual_channel(request, workspace))
+
+
+async def refresh(request: Request, changed: Workspace | None) -> None:
+    """After a change, wherever it was made; begun in Home, the tab stays where it was."""
+    await publish(request, await view_for(request, request.home or InHome(workspace=changed.id if changed else None)))
+
+
+async def show(request: Request, wanted: InHome, searched_password: bool = False) -> None:
+    await publish(request, await view_for(request, wanted, searched_password), (request.view or {}).get("hash"))
+
+
+async def publish(request: Request, view: dict[str, Any], drawn_from: str | None = None) -> None:
+    """`drawn_from`: the hash of the tab that was pressed in. When it was drawn anew meanwhile, what the person pressed still counts."""
+    client = request.services.client
+    try:
+        await client.views_publish(user_id=request.user, view=view, **({"hash": drawn_from} if drawn_from else {}))
+    except SlackApiError as error:
+        if error.response["error"] != "hash_conflict":
+            raise
+        log.info("Home tab was drawn anew meanwhile", reference=request.reference)
+        await client.views_publish(user_id=request.user, view=view)
+
+
+async def view_for(request: Request, wanted: InHome, searched_password: bool = False) -> dict[str, Any]:
+    """The tab for this person now. A workspace that they may not see, or no longer, is not shown."""
+    services = request.services
+    try:
+        actor = await request.actor(everywhere=True)
+        if actor.barred:
+            raise PersonBarred(actor.barred)
+    except (PersonBarred, RoleUnknown) as refusal:
+        return home([line(*texts.sentence(refusal, services.command))], InHome())
+    async with services.db.read() as session:
+        visible = await access.visible_workspaces(session, actor, Action.LIST)
+        workspace = next((one for one in visible if one.id == wanted.workspace), visible[0] if visible else None)
+        if workspace is None:
+            return home([*no_workspace(services.command, actor.owner), *_unsure(bool(actor.unanswered))], InHome())
+        if workspace.id != wanted.workspace:
+            wanted = InHome(workspace=workspace.id)
+        held = await access.rights(session, actor, workspace)
+        admins = await access.helpers(session, actor, workspace)
+        connected = [one for one in await workspaces.channels_of(session, workspace) if not one.paused]
+        page = await credentials.page(session, workspace, wanted.order, wanted.words, wanted.place)
+    rows: list[Block] = [header("SMTP credentials"), top(visible, workspace, held[0], bool(connected))]
+    if workspace.credential_count:
+        rows.append(search_field(workspace, wanted.words, searched_password))
+    if searched_password:
+        rows.append(line("That looks like an SMTP password, so I didn't search for it. If it's real, treat it as leaked and delete it."))
+    rows += _unsure(bool(actor.unanswered))
+    if not page.total:
+        rows += nothing(workspace, wanted, held[0], admins)
+    else:
+        allowed, unused_days = TABLE[held[0].role], services.settings.bot_unused_days
+        rows += [row.draw(one, allowed, None, services.db.clock(), unused_days) for one in page.rows]
+        rows += bottom(page, wanted)
+    rows += [DIVIDER, line(*role_sentence(held, workspace, admins))]
+    if not connected:
+        rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *_connect(services.command)))
+    if Action.CREATE in TABLE[held[0].role]:
+        rows.append(line(texts.GONE_PASSWORD))
+    return home(rows, wanted)
+
+
+def home(rows: list[Block], shown: InHome) -> dict[str, Any]:
+    return {"type": "home", "callback_id": "home", "blocks": rows, "private_metadata": shown.encode()}
+
+
+def top(visible: Sequence[Workspace], shown: Workspace, right: Right, connected: bool) -> Block:
+    """The choice of a workspace, and the button for a new credential."""
+    offered = list(visible[:WORKSPACES_SHOWN])
+    if shown not in offered:
+        offered[-1] = shown
+    options = [option(f"{one.name} ({one.slug})", InHome(workspace=one.id).encode()) for one in offered]
+    menu: dict[str, Any] = {"type": "static_select", "action_id": PICK, "placeholder": plain("Mail workspace")}
+    menu["initial_option"] = options[offered.index(shown)]
+    if len(options) <= OPTIONS_MAX:
+        menu["options"] = options
+    else:
+        parts = [options[start : start + OPTIONS_MAX] for start in range(0, len(options), OPTIONS_MAX)]
+        menu["option_groups"] = [{"label": plain(_group_label(part)), "options": part} for part in parts]
+    buttons = []
+    if connected and Action.CREATE in TABLE[right.role]:
+        buttons.append(button("Create credential", CREATE_HERE, OnWorkspace(workspace=shown.id).encode(), style="primary"))
+    return actions(menu, *buttons)
+
+
+def _group_label(part: list[dict[str, Any]]) -> str:
+    first, last = (one["text"]["text"][:30] for one in (part[0], part[-1]))
+    return f"{first} – {last}"
+
+
+def search_field(workspace: Workspace, words: str, cleared: bool) -> Block:
+    element: dict[str, Any] = {
+        "type": "plain_text_input",
+        "action_id": SEARCH,
+        "max_length": WORDS_MAX,
+        "placeholder": plain("Part of a name or username, then Enter"),
+        "dispatch_action_config": {"trigger_actions_on": ["on_enter_pressed"]},
+    }
+    if words:
+        element["initial_value"] = words
+    # Another block id, or Slack would keep what was typed before.
+    block_id = f"search {workspace.id} {'cleared' if cleared else words}"
+    return {"type": "input", "block_id": block_id, "dispatch_action": True, "label": plain("Search"), "element": element}
+
+
+def bottom(page: Page, wanted: InHome) -> list[Block]:
+    """How it is sorted, the pages, and where this one is."""
+    top_of_list = InHome(workspace=wanted.workspace, words=wanted.words, order=wanted.order)
+    other = Order.OLDEST if wanted.order is Order.NEWEST else Order.NEWEST
+    label = "Oldest first" if other is Order.OLDEST else "Newest first"
+    made = [button(label, SORT, top_of_list.model_copy(update={"order": other}).encode())]
+    for name, action, place in (("Previous", TURN_BACK, page.previous), ("Next", TURN, page.next)):
+        if place:
+            at = {"credential": place.credential_id, "before": place.before, "position": place.position}
+            value = top_of_list.model_copy(update=at)
+            made.append(button(name, action, value.encode()))
+    if wanted.words:
+        made.append(show_all(wanted))
+    last = page.first + len(page.rows) - 1
+    return [actions(*made), foot(f"Showing {page.first} to {last} of {page.total}.")]
+
+
+def show_all(wanted: InHome) -> dict[str, Any]:
+    return button("Show all", CLEAR, InHome(workspace=wanted.workspace, order=wanted.order).encode())
+
+
+def nothing(workspace: Workspace, wanted: InHome, right: Right, admins: list[str]) -> list[Block]:
+    if wanted.words:
+        return [line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}".'), actions(show_all(wanted))]
+    rows = [
+        line("No SMTP credentials in ", bold(workspace.name), " yet."),
+        lines(
+            ["A credential is a username and a password with which one app or device sends mail."],
+            ["Make one for each: then you can stop one without stopping the others."],
+            ["You see its password once, in the channel you choose. Copy it to the app right away."],
+            ["When one leaks, delete it here: mail servers refuse it from the next log-in on."],
+        ),
+    ]
+    if Action.CREATE not in TABLE[right.role] and admins:
+        rows.append(line("Ask an admin to create one: ", *people(admins), "."))
+    return rows
+
+
+def no_workspace(command: str, owner: bool) -> list[Block]:
+    rows = [
+        header("SMTP credentials"),
+        line("Here you'll see the usernames and passwords with which your apps and devices send mail."),
+    ]
+    if owner:
+        return [*rows, line("There is no mail workspace yet. ", *_connect(command))]
+    return [
+        *rows,
+        line("You have no role in any mail workspace yet, so there is nothing to show."),
+        line("Go to a channel that is connected to one and type ", code(command), ". It tells your role there, and who can give you one."),
+    ]
+
+
+def _connect(command: str) -> list[Piece]:
+    return ["To connect a channel, type ", code(f"{command} setup"), " there. Passwords are shown in connected channels only."]
+
+
+def _unsure(unanswered: bool) -> list[Block]:
+    said = "Slack didn't tell me all of your user groups, so something may be missing here. Open this tab again in a minute."
+    return [line(said)] if unanswered else []

@@ -1,0 +1,96 @@
+"""What will stop, before somebody presses; and whether it has stopped, after."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from slack_sdk.errors import SlackApiError
+
+from bot.blocks import Block, Piece, bold, code, foot, lines, principal, when
+from bot.door import Request, describe
+from storage import mail_servers
+from storage.audit import What
+from storage.mail_servers import Proof, Traffic
+from storage.models import Credential, State, Workspace
+
+JUST_USED = timedelta(hours=1)
+FOLLOWED = 10.0  # seconds that a result waits for the mail servers
+INTERVAL = 0.5  # seconds
+
+log = structlog.get_logger(__name__)
+
+
+async def of(request: Request, credential: Credential, workspace: Workspace) -> Block:
+    """The facts of one credential, with what will stop."""
+    services = request.services
+    traffic = await mail_servers.traffic(services.db, [credential.id])
+    return facts(credential, workspace, in_use(credential, traffic[credential.id], services.db.clock(), services.settings.bot_unused_days))
+
+
+def facts(credential: Credential, workspace: Workspace, stops: str | None = None) -> Block:
+    """What a person needs to recognize the credential and to judge what will stop (`in_use`)."""
+    rows: list[list[Piece]] = [
+        [bold("Name  "), credential.name],
+        [bold("Username  "), code(credential.username)],
+        [bold("Mail workspace  "), workspace.name],
+        [bold("Created  "), when(credential.created_at), " by ", principal(credential.created_by)],
+        [bold("Last used  "), *_used(credential)],
+    ]
+    return lines(*rows, *([[bold("Impact  "), stops]] if stops else []))
+
+
+def _used(credential: Credential) -> list[Piece]:
+    if credential.last_used_at is None:
+        return ["never, as far as the mail servers told"]
+    return [when(credential.last_used_at), f" from {credential.last_used_from or 'an unknown address'}"]
+
+
+def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days: int) -> str:
+    """One sentence: how much will stop."""
+    if credential.state == State.SUSPENDED:
+        return "It is suspended already: nothing is using it."
+    last = credential.last_used_at
+    if last is None or last <= now - timedelta(days=unused_days):
+        since = credential.created_at if last is None else last
+        return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Not used yet."
+    counted = f"{traffic.hour} log-ins in the last hour, {traffic.day} in the last day."
+    if now - last < JUST_USED:
+        minutes = max(int((now - last).total_seconds() // 60), 0)
+        ago = "just now" if minutes == 0 else "a minute ago" if minutes == 1 else f"{minutes} minutes ago"
+        return f"Used {ago}: something will stop. {counted}"
+    return counted
+
+
+def proof_sentence(proof: Proof) -> str:
+    """What the mail servers say about it."""
+    if proof.total == 0:
+        return "Mail servers that read the store refuse it from now on."
+    if proof.waiting:
+        named = ", ".join(proof.waiting[:5])
+        return f"Stopped here, not yet confirmed by {len(proof.waiting)} of {proof.total} mail server processes: {named}."
+    first = f"{proof.first:%H:%M:%S}" if proof.first else ""
+    last = f"{proof.last:%H:%M:%S}" if proof.last else ""
+    since = first if first == last else f"{first}, the last since {last}"
+    return f"Refused by {proof.confirmed} of {proof.total} mail server processes since {since} UTC."
+
+
+async def follow(request: Request, credential: Credential, what: What, view: Callable[[Block], dict[str, Any]]) -> None:
+    """Keeps a result's modal up to date until every mail server process has confirmed it, for `FOLLOWED` seconds at most."""
+    services = request.services
+    shown = ""
+    deadline = asyncio.get_running_loop().time() + FOLLOWED
+    while True:
+        proof = await mail_servers.proof(services.db, credential.id, what)
+        sentence = proof_sentence(proof)
+        if sentence != shown:
+            shown = sentence
+            try:
+                await services.client.views_update(view_id=(request.view or {})["id"], view=view(foot(sentence)))
+            except SlackApiError as error:
+                log.info("modal already closed", error=describe(error))
+                return
+        if not proof.waiting or asyncio.get_running_loop().time() > deadline:
+            return
+        await asyncio.sleep(INTERVAL)

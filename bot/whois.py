@@ -1,0 +1,95 @@
+"""Whose is this? `/smtp whois` takes a username, a password or a pasted line of a log or of an `.env` file.
+
+What was pasted is stored and repeated nowhere.
+"""
+
+from datetime import datetime
+
+from bot import impact, texts
+from bot.blocks import DIVIDER, Block, actions, bold, button, foot, line, lines, when
+from bot.codec import OnCredential
+from bot.delete import OPEN_DELETE
+from bot.door import Request
+from bot.leak import resolved
+from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
+from storage import access, credentials, leaks, mail_servers, workspaces
+from storage.access import TABLE, Action
+from storage.leaks import Standing
+from storage.models import Credential, State, Workspace
+from storage.refusals import PersonBarred
+
+SHOWN = 8
+STATES = {
+    State.ACTIVE: "active",
+    State.SUSPENDED: "suspended: mail servers refuse it",
+    State.DELETED: "deleted: mail servers refuse it for ever",
+    State.PENDING: "being created",
+}
+
+
+async def typed(request: Request, rest: str) -> None:
+    """Raises PersonBarred."""
+    services = request.services
+    actor = await request.actor(everywhere=True)
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    found = leaks.find(rest)
+    live: set[str] = set()
+    asked = list(found.usernames)
+    for credential, standing in await resolved(services, found):
+        asked.append(credential.username)
+        if standing is not Standing.DEAD:
+            live.add(credential.id)
+    rows: list[Block] = []
+    async with services.db.read() as session:
+        known = await credentials.by_usernames(session, list(dict.fromkeys(asked)))
+        visible: list[tuple[Credential, Workspace, frozenset[Action]]] = []
+        for one in known:
+            workspace = await workspaces.by_id(session, one.workspace_id)
+            held = await access.rights(session, actor, workspace)
+            allowed = frozenset[Action]().union(*(TABLE[right.role] for right in held))
+            if Action.LIST in allowed:
+                visible.append((one, workspace, allowed))
+    traffic = await mail_servers.traffic(services.db, [one.id for one, _, _ in visible])
+    for one, workspace, allowed in visible[:SHOWN]:
+        rows += [DIVIDER] if rows else []
+        rows += draw(one, workspace, allowed, traffic[one.id], services.db.clock(), services.settings.bot_unused_days, request.channel)
+        if one.id in live:
+            rows.insert(
+                len(rows) - 1, line(bold("You pasted its password. It works now, so treat it as leaked and delete the credential."))
+            )
+    if not rows:
+        said = "I couldn't find a credential of ours in that, or it is in a workspace that you can't see."
+        if not (found.usernames or found.passwords):
+            said = "I couldn't find an SMTP username or password of ours in that. Usernames look like smtp-acme-7k2m9x4q."
+        rows.append(line(said))
+    await request.show([*rows, foot(texts.ONLY_YOU)])
+
+
+def draw(
+    credential: Credential,
+    workspace: Workspace,
+    allowed: frozenset[Action],
+    traffic: mail_servers.Traffic,
+    now: datetime,
+    unused_days: int,
+    channel: str | None,
+) -> list[Block]:
+    """What is known of it, and what this person can do about it."""
+    stops = impact.in_use(credential, traffic, now, unused_days) if credential.state != State.DELETED else None
+    rows = [impact.facts(credential, workspace, stops)]
+    states = [[bold("State  "), STATES[State(credential.state)]]]
+    if credential.expires_at:
+        states.append([bold("Expires  "), when(credential.expires_at)])
+    if credential.previous_until and credential.previous_until > now:
+        states.append([bold("Old password until  "), when(credential.previous_until)])
+    rows.append(lines(*states))
+    value = OnCredential(credential=credential.id, channel=channel).encode()
+    offers = []
+    if Action.DELETE in allowed and credential.state == State.ACTIVE:
+        offers.append(button("Suspend…", OPEN_SUSPEND, value))
+    if Action.CREATE in allowed and credential.state == State.SUSPENDED:
+        offers.append(button("Resume…", OPEN_RESUME, value))
+    if Action.DELETE in allowed and credential.state in (State.ACTIVE, State.SUSPENDED):
+        offers.append(button("Delete…", OPEN_DELETE, value, style="danger"))
+    return [*rows, actions(*offers)] if offers else [*rows, foot("You can look at it. Ask a responder or writer to stop it.")]

@@ -1,0 +1,320 @@
+"""The minute a credential leaks: revoke by username, from a message, for a whole workspace; whose is this; and proof that it stopped."""
+
+import asyncio
+from base64 import b64encode
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sandbox.people import NotSeen, Person
+from storage import grants, leaks, logins, passwords
+from storage.access import Role
+from storage.logins import Use
+from tests.stage import BY_TEST, Stage, stage
+
+SHORTCUT = "Revoke leaked credential"
+
+
+async def made(play: Stage, *names: str) -> dict[str, str]:
+    """Credentials by name, with their usernames."""
+    for name in names:
+        await play.create(play.wanda, name)
+    return {one.name: one.username for one in await play.credentials()}
+
+
+@pytest.mark.parametrize("form", ["{} {}", "{},{}", "```{}\n{}```", "user={};user={} and {}"])
+async def test_several_at_once_pasted_in_any_form_from_anywhere(play: Stage, form: str) -> None:
+    usernames = list((await made(play, "Relay", "Printer")).values())
+    dm = play.slack.world.dm(play.rex.id)
+    await play.rex.types(dm, "/smtp revoke " + form.format(*usernames, usernames[0]))
+    view = await play.rex.sees_modal("Revoke credentials")
+    for part in ("Relay", "Printer", *usernames, "@wanda", "Last used", "Not used yet", "can't be undone"):
+        assert part in play.rex.read(view)
+    play.rex.fills("Reason", "laptop stolen")
+    await play.rex.submits()
+    await play.rex.sees_modal("2 of 2 revoked")
+    await play.settled()
+    assert await play.passdb() == []
+    assert [(one.outcome, one.reason) for one in await play.events(action="delete")] == [("done", "laptop stolen")] * 2
+    await play.mia.sees("@rex deleted the SMTP credential Printer", play.mail)
+
+
+async def test_each_gets_its_own_answer(play: Stage) -> None:
+    names = await made(play, "Relay", "Printer", "Form")
+    await play.wanda.types(play.mail, "/smtp delete Form")
+    await play.wanda.sees_modal("Delete credential?")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Credential deleted")
+    await play.wanda.closes()
+    await play.rex.types(
+        play.lobby, f"/smtp revoke {names['Relay']} {names['Printer']} {names['Form']} smtp-acme-00000000 smtp-zeta-11111111"
+    )
+    view = await play.rex.sees_modal("Form (")
+    assert "was already deleted by @wanda" in play.rex.read(view)
+    assert "No credential that you can see is called smtp-acme-00000000, smtp-zeta-11111111." in play.rex.read(view)
+    await play.wanda.types(play.mail, "/smtp delete Relay")
+    await play.wanda.sees_modal("Delete credential?")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Credential deleted")
+    await play.rex.submits()
+    shown = play.rex.read(await play.rex.sees_modal("1 of 2 revoked"))
+    assert "Revoked Printer" in shown
+    assert "Not revoked: Relay" in shown
+
+
+async def test_two_responders_at_once_both_read_the_truth(play: Stage) -> None:
+    username = (await made(play, "Relay"))["Relay"]
+    people = (play.rex, play.wanda)
+    for person in people:
+        await person.types(play.lobby, f"/smtp revoke {username}")
+        await person.sees_modal("Revoke credentials")
+    await asyncio.gather(*(person.submits() for person in people))
+    await play.settled()
+    texts = [person.read(person.view) for person in people if person.view]
+    assert sorted("Revoked Relay" in text for text in texts) == [False, True]
+    assert sum("already deleted by" in text for text in texts) == 1
+
+
+async def test_who_may_not_list_there_learns_nothing(play: Stage) -> None:
+    username = (await made(play, "Relay"))["Relay"]
+    stranger = play.slack.add_person("nina")
+    play.lobby.members.append(stranger.id)
+    await stranger.types(play.lobby, f"/smtp revoke {username}")
+    shown = stranger.read(await stranger.sees_modal("No credential that you can see"))
+    assert "Relay" not in shown
+    await play.rita.types(play.lobby, f"/smtp revoke {username}")
+    await play.rita.sees_modal(f"You can't revoke {username} in Acme.")
+    await play.gus.types(play.lobby, f"/smtp revoke {username}")
+    await play.gus.sees("Guests can't manage SMTP credentials")
+    assert len(await play.passdb()) == 1
+
+
+async def test_without_a_username_it_asks(play: Stage) -> None:
+    username = (await made(play, "Relay"))["Relay"]
+    await play.rex.types(play.mail, "/smtp revoke")
+    await play.rex.sees_modal("SMTP username")
+    play.rex.fills("SMTP username", "nothing of ours")
+    await play.rex.submits()
+    await play.rex.sees_modal("Enter a username, such as")
+    play.rex.fills("SMTP username", f"  {username.upper()} ")
+    await play.rex.submits()
+    await play.rex.sees_modal("Relay")
+
+
+async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
+    await made(play, "Relay", "Printer", "Form")
+    await play.rex.types(play.mail, "/smtp revoke workspace:acme")
+    await play.rex.sees("You can see credentials in Acme, but you can't")
+    await play.adam.types(play.lobby, "/smtp revoke workspace:acme")
+    await play.adam.sees_modal("All 3 credentials")
+    play.adam.fills("Type its short name to confirm", "zeta")
+    await play.adam.submits()
+    await play.adam.sees_modal("Type acme to confirm")
+    play.adam.fills("Type its short name to confirm", "acme")
+    await play.adam.submits()
+    await play.adam.sees_modal("Revoked all 3 credentials of Acme")
+    assert await play.passdb() == []
+
+
+async def test_fifty_in_one_submission(play: Stage) -> None:
+    from tests.test_list_and_delete import fill
+
+    await fill(play, 50)
+    usernames = [one.username for one in await play.credentials()]
+    await play.adam.types(play.lobby, "/smtp revoke " + "\n".join(usernames))
+    await play.adam.sees_modal("App 49")
+    await play.adam.submits()
+    await play.adam.sees_modal("50 of 50 revoked")
+    assert await play.passdb() == []
+
+
+def quiet(play: Stage, password: str, before: int) -> None:
+    """The bot has sent and written the password nowhere since."""
+    sent = [one.sent for one in list(play.slack.traffic)[before:] if one.way == "from app"]
+    assert sent
+    assert not [one for one in sent if password in one]
+    assert password not in play.logs.getvalue()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "the password is {password}!",
+        "smtp://{username}:{password}@mail",
+        "AUTH PLAIN {plain}",
+        "```SMTP_PASSWORD={password}```",
+        "{username}",
+    ],
+)
+async def test_the_shortcut_finds_what_leaked_and_revokes_it(play: Stage, form: str) -> None:
+    password = await play.create(play.wanda, "Relay")
+    [credential] = await play.credentials()
+    plain = b64encode(f"\0{credential.username}\0{password}".encode()).decode()
+    message = await play.mia.posts(play.mail, form.format(password=password, username=credential.username, plain=plain))
+    before = len(play.slack.traffic)
+    await play.rex.uses_shortcut(SHORTCUT, message)
+    await play.rex.sees_modal("Relay")
+    await play.rex.submits()
+    await play.rex.sees_modal("I can't delete the message it was in")
+    await play.settled()
+    assert await play.passdb() == []
+    quiet(play, password, before)
+    [event] = await play.events(action="delete")
+    assert event.reason == "It leaked."
+
+
+async def test_a_device_password_is_found_without_its_username(play: Stage) -> None:
+    await play.wanda.types(play.mail, "/smtp create Printer")
+    await play.wanda.sees_modal("New SMTP credential")
+    play.wanda.ticks("Device", "Short password for a printer or another device")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Credential created")
+    [parsed] = list(passwords.find(play.wanda.read(await play.wanda.sees(": Printer", play.mail))))
+    await play.create(play.wanda, "Relay")
+    message = await play.mia.posts(play.mail, f"printer: {parsed.canonical.upper()}")
+    await play.rex.uses_shortcut(SHORTCUT, message)
+    shown = play.rex.read(await play.rex.sees_modal("Printer"))
+    assert "Relay" not in shown
+
+
+async def test_blocks_and_attachments_are_read_and_dead_passwords_named(play: Stage) -> None:
+    password = await play.create(play.wanda, "Relay")
+    quoted = [{"type": "rich_text", "elements": [{"type": "rich_text_quote", "elements": [{"type": "text", "text": password}]}]}]
+    message = await play.mia.posts(play.mail, "see", quoted)
+    await play.rex.uses_shortcut(SHORTCUT, message)
+    await play.rex.sees_modal("Relay")
+    await play.rex.submits()
+    await play.rex.sees_modal("Revoked Relay")
+    await play.rex.closes()
+    await play.rex.uses_shortcut(SHORTCUT, message)
+    await play.rex.sees_modal("The password in that message no longer works, or never did.")
+    await play.rex.closes()
+    await play.rex.uses_shortcut(SHORTCUT, await play.mia.posts(play.mail, "nothing"))
+    await play.rex.sees_modal("I couldn't find an SMTP username or password of ours")
+    await play.rex.sees_modal("SMTP username")
+
+
+async def test_who_may_not_revoke_alarms_those_who_may(play: Stage) -> None:
+    password = await play.create(play.wanda, "Relay")
+    message = await play.mia.posts(play.mail, f"oops {password}")
+    before = len(play.slack.traffic)
+    await play.mia.uses_shortcut(SHORTCUT, message)
+    await play.mia.sees_modal("I've told the people who can")
+    alarm = await play.rex.sees("@mia reported a leaked SMTP credential", play.mail)
+    assert "Can revoke it: @oncall" in play.rex.read(alarm)
+    quiet(play, password, before)
+    await play.rex.presses("Revoke…", alarm)
+    await play.rex.sees_modal("Delete credential?")
+
+
+async def test_a_message_that_is_gone_and_people_from_elsewhere(play: Stage) -> None:
+    password = await play.create(play.wanda, "Relay")
+    message = await play.mia.posts(play.mail, f"oops {password}")
+    play.slack.world.remove_message(message)
+    await play.rex.uses_shortcut(SHORTCUT, message)
+    await play.rex.sees_modal("Relay")
+    await play.gus.uses_shortcut(SHORTCUT, message)
+    await play.gus.sees_modal("Guests can't manage SMTP credentials")
+    stranger = play.slack.add_person("sam", team_id="T0ELSEWHERE")
+    with pytest.raises(NotSeen):
+        await stranger.uses_shortcut(SHORTCUT, message)
+
+
+def test_a_long_message_of_look_alikes_is_read_in_bounded_work() -> None:
+    real = passwords.generate("abcdefgh")
+    likes = " ".join(f"smtp1{number:05d}" for number in range(3_300)) + " smt" * 1000 + "smtp-acme-" * 300
+    found = leaks.find(likes[:39_900] + " " + real)
+    assert [one.canonical for one in found.passwords] == [real]
+    assert len(leaks.find(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == leaks.FOUND_MAX
+    assert leaks.find(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
+    assert leaks.find("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
+
+
+async def test_whois_tells_whose_it_is_to_those_who_may_see_it(play: Stage) -> None:
+    password = await play.create(play.wanda, "Relay")
+    [credential] = await play.credentials()
+    before = len(play.slack.traffic)
+    dm = play.slack.world.dm(play.rex.id)
+    for asked in (credential.username, f"Nov 24 postfix/smtpd: sasl_username={credential.username.upper()}", f"SMTP_PASSWORD={password}"):
+        await play.rex.types(dm, f"/smtp whois {asked}")
+        shown = play.rex.read(await play.rex.sees("Mail workspace  Acme", dm))
+        for part in ("Relay", credential.username, "@wanda", "active", "[Suspend…]", "[Delete…]"):
+            assert part in shown
+        assert ("You pasted its password" in shown) == (password in asked)
+        play.rex.reloads()
+    quiet(play, password, before)
+    nina = play.slack.add_person("nina")
+    play.lobby.members.append(nina.id)
+    await nina.types(play.lobby, f"/smtp whois {credential.username}")
+    await nina.sees("or it is in a workspace that you can't see")
+    await play.rita.types(play.lobby, f"/smtp whois {credential.username}")
+    assert "[Delete…]" not in play.rita.read(await play.rita.sees("Relay", play.lobby))
+    await play.rex.types(dm, f"/smtp whois {credential.username}")
+    await play.rex.presses("Suspend…", await play.rex.sees("Relay", dm))
+    await play.rex.sees_modal("Suspend credential?")
+
+
+async def test_the_modal_says_how_much_will_stop(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    [credential] = await play.credentials()
+    use = Use(play.clock() - timedelta(minutes=2), "192.0.2.7", "smtp", previous=False, count=12)
+    await logins.record(play.db, {credential.id: use})
+    await logins.record(play.db, {credential.id: Use(play.clock() - timedelta(hours=3), None, "smtp", previous=False, count=30)})
+    await play.rex.types(play.mail, "/smtp delete Relay")
+    shown = play.rex.read(await play.rex.sees_modal("Delete credential?"))
+    assert "Used 2 minutes ago: something will stop. 12 log-ins in the last hour, 42 in the last day." in shown
+    assert "from 192.0.2.7" in shown
+    await play.rex.closes()
+    play.clock.passes(days=91)
+    await play.rex.types(play.mail, "/smtp delete Relay")
+    await play.rex.sees_modal("Not used for 90 days.")
+
+
+async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    for process in ("one", "two"):
+        await logins.beat(play.db, process, f"mx:{process}", play.clock())
+    await logins.beat(play.db, "gone", "mx:gone", play.clock(), stopped=True)
+    await play.rex.types(play.mail, "/smtp delete Relay")
+    await play.rex.sees_modal("Delete credential?")
+    await play.rex.submits()
+    await play.rex.sees_modal("not yet confirmed by 2 of 2 mail server processes: mx:one, mx:two")
+    await logins.beat(play.db, "one", "mx:one", play.clock())
+    await play.rex.sees_modal("not yet confirmed by 1 of 2 mail server processes: mx:two")
+    await logins.beat(play.db, "two", "mx:two", play.clock())
+    await play.rex.sees_modal("Refused by 2 of 2 mail server processes since")
+
+
+@pytest.mark.parametrize("mode", ["socket"])
+async def test_the_leak_watch_tells_author_and_responders(tmp_path: Path, mode: str) -> None:
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", mode, bot_leak_watch=True) as play:
+        play.slack.world.installed().events.append("message.channels")
+        password = await play.create(play.wanda, "Relay")
+        before = len(play.slack.traffic)
+        await play.mia.posts(play.mail, f"our password is {password}")
+        await play.mia.sees("Your message holds the password of the SMTP credential Relay. Delete the message.", play.mail)
+        alarm = await play.rex.sees("@mia posted the password of Relay", play.mail)
+        assert alarm.ephemeral_to is None
+        quiet(play, password, before)
+        [event] = await play.events(action="leak.noticed")
+        assert (event.user_id, event.username is not None) == (play.mia.id, True)
+        assert await play.passdb()
+        await play.mia.posts(play.mail, f"and this is none: {passwords.generate('00000000')}")
+        await play.settled()
+        assert len(await play.events(action="leak.noticed")) == 1
+
+
+async def test_a_new_responder_counts_within_seconds(play: Stage) -> None:
+    username = (await made(play, "Relay"))["Relay"]
+    crew = play.slack.add_group("crew", play.mia)
+    await grants.grant(play.db, BY_TEST, play.slack.world.team.id, crew.id, Role.RESPONDER, play.acme.id)
+    newcomer: Person = play.rita
+    await newcomer.types(play.lobby, f"/smtp revoke {username}")
+    await newcomer.sees_modal("You can't revoke")
+    await newcomer.closes()
+    crew.users.append(newcomer.id)
+    await play.slack.event({"type": "subteam_updated", "subteam": {"id": crew.id}})
+    await play.settled()
+    await newcomer.types(play.lobby, f"/smtp revoke {username}")
+    await newcomer.sees_modal("can't be undone")
