@@ -1,0 +1,282 @@
+"""How fast log-ins are answered: `authd` beside Dovecot's own auth service, one load client for all, the same store and Argon2 parameters.
+
+Part of `make bench`. Prints Markdown rows; asserts nothing.
+"""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from storage import credentials, passwords, workspaces
+from storage.access import Actor
+from storage.audit import Origin, Surface
+from storage.database import Database
+from storage.passwords import Hasher
+from tests import mail_servers
+
+BY = Origin(Actor("shell:bench", "T0SANDBOX", owner=True), Surface.SHELL, "bench", "C0BENCH")
+CONNECTIONS = 8
+SECONDS = 3.0
+FIRSTS = 120
+DELETES = 20
+RATE = 1000  # log-ins a second under which a credential is deleted
+
+
+@dataclass
+class Outcome:
+    seconds: float = 0.0
+    took: list[float] = field(default_factory=list)
+    yes: int = 0
+
+    @property
+    def rate(self) -> float:
+        return len(self.took) / self.seconds
+
+    def __str__(self) -> str:
+        p99 = sorted(self.took)[int(0.99 * (len(self.took) - 1))]
+        return f"{self.rate:.0f}/s (median {statistics.median(self.took) * 1000:.2f} ms, p99 {p99 * 1000:.1f} ms)"
+
+
+class Load:
+    """One connection to an authentication service; one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._number = 0
+
+    @classmethod
+    async def connect(cls, path: Path, number: int) -> "Load":
+        made = cls(*await asyncio.open_unix_connection(str(path)))
+        made._writer.write(f"VERSION\t1\t2\nCPID\t{os.getpid() + number}\n".encode())
+        while await made._reader.readline() != b"DONE\n":
+            pass
+        return made
+
+    async def log_in(self, username: str, password: str) -> bool:
+        self._number += 1
+        response = b64encode(f"\0{username}\0{password}".encode())
+        self._writer.write(b"AUTH\t%d\tPLAIN\tservice=smtp\tsecured\trip=192.0.2.1\tresp=%b\n" % (self._number, response))
+        return (await asyncio.wait_for(self._reader.readline(), 60)).startswith(b"OK")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@contextlib.asynccontextmanager
+async def loads(path: Path, count: int = CONNECTIONS) -> AsyncIterator[list[Load]]:
+    made = [await Load.connect(path, number) for number in range(count)]
+    yield made
+    for one in made:
+        one.close()
+
+
+async def measure(path: Path, pairs: Iterable[tuple[str, str]], seconds: float = SECONDS) -> Outcome:
+    """Log-ins from every connection, until the pairs or the seconds are over."""
+    outcome = Outcome()
+    source = iter(pairs)
+    started = time.perf_counter()
+
+    async def one(load: Load) -> None:
+        for username, password in source:
+            before = time.perf_counter()
+            if before - started > seconds:
+                return
+            outcome.yes += await load.log_in(username, password)
+            outcome.took.append(time.perf_counter() - before)
+
+    async with loads(path) as made:
+        await asyncio.gather(*(one(load) for load in made))
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+def forever(pair: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    while True:
+        yield pair
+
+
+def random_ones(pair: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    while True:
+        yield pair[0], os.urandom(15).hex()
+
+
+def well_formed(pair: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    while True:
+        yield pair[0], passwords.generate(pair[0][-8:])
+
+
+class Store:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.db = Database(url)
+        self._hasher = Hasher()
+        self._made = 0
+
+    async def prepare(self) -> None:
+        await self.db.upgrade()
+        acme = await workspaces.add(self.db, BY, "acme")
+        await workspaces.map_channel(self.db, BY, "T0SANDBOX", "C0BENCH", acme.id)
+
+    async def make(self, count: int) -> list[tuple[str, str, str]]:
+        """(username, password, id) of new credentials."""
+
+        async def one(number: int) -> tuple[str, str, str]:
+            made, _ = await credentials.create_pending(self.db, BY, "C0BENCH", f"App {number}", f"view {number}")
+            password = passwords.generate(made.id)
+            await credentials.activate(self.db, BY, made.id, await self._hasher.hash(password))
+            return made.username, password, made.id
+
+        first, self._made = self._made, self._made + count
+        return [await one(number) for number in range(first, self._made)]
+
+    async def bare_verifications(self, count: int) -> float:
+        """Argon2 verifications a second on all cores, with nothing around them."""
+        phc = await self._hasher.hash("x")
+        started = time.perf_counter()
+        await asyncio.gather(*(self._hasher.verify(phc, "x") for _ in range(count)))
+        return count / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def authd(folder: Path, url: str, workers: int) -> Iterator[tuple[Path, int]]:
+    """A running `smtp-bot authd`: its socket and process id."""
+    path = folder / f"authd{workers}"
+    environment = os.environ | {"DATABASE_URL": url, "AUTHD_LISTEN": f"unix:{path}", "LOG_LEVEL": "WARNING"}
+    code = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-m", "bot", "authd", "--workers", str(workers)]
+    process = subprocess.Popen(command, env=environment | {"PYTHONPATH": code}, cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield path, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of a process and its children."""
+    total = 0.0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError, IndexError):
+            text = status.read_text()
+            parent = int(text.split("PPid:")[1].split()[0])
+            if int(status.parent.name) == pid or parent == pid:
+                total += int(text.split("VmRSS:")[1].split()[0]) / 1024
+    return total
+
+
+async def after_delete(store: Store, path: Path) -> int:
+    """Log-ins accepted of 20 that were begun after the deletion was committed."""
+    [(username, password, credential_id)] = await store.make(1)
+    await measure(path, [(username, password)] * 20)
+    await credentials.delete(store.db, BY, credential_id)
+    return (await measure(path, [(username, password)] * 20)).yes
+
+
+async def delete_under_load(store: Store, path: Path) -> tuple[list[float], int]:
+    """Seconds from pressing Delete to the first refused log-in, and how many were accepted that began after the commit."""
+    waits: list[float] = []
+    stale = 0
+    for username, password, credential_id in await store.make(DELETES):
+        committed: list[float] = []
+        refused: list[float] = []
+        late: list[bool] = []
+
+        async def one(
+            load: Load, pair: tuple[str, str], committed: list[float] = committed, refused: list[float] = refused, late: list[bool] = late
+        ) -> None:
+            while not refused:
+                begun = time.perf_counter()
+                yes = await load.log_in(*pair)
+                if not yes and not refused:
+                    refused.append(time.perf_counter())
+                if yes and committed and begun > committed[0]:
+                    late.append(True)
+                await asyncio.sleep(max(0.0, CONNECTIONS / RATE - (time.perf_counter() - begun)))
+
+        async with loads(path) as made:
+            await made[0].log_in(username, password)
+            running = [asyncio.create_task(one(load, (username, password))) for load in made]
+            await asyncio.sleep(0.1)
+            pressed = time.perf_counter()
+            await credentials.delete(store.db, BY, credential_id)
+            committed.append(time.perf_counter())
+            await asyncio.gather(*running)
+        waits.append(refused[0] - pressed)
+        stale += len(late)
+    return waits, stale
+
+
+def row(what: str, measured: str, ratio: str = "", goal: str = "") -> None:
+    print(f"| {what} | {measured} | {ratio} | {goal} |", flush=True)
+
+
+async def run(folder: Path) -> None:
+    store = Store(f"sqlite:///{folder / 'mail.db'}")
+    await store.prepare()
+    bare = await store.bare_verifications(100)
+    repeated: dict[str, float] = {}
+    for name, workers, cache in (
+        ("Dovecot, no cache", 0, None),
+        ("Dovecot, auth_cache_size=10M", 0, "10M"),
+        ("authd, 1 worker", 1, None),
+        ("authd, 2 workers", 2, None),
+    ):
+        with contextlib.ExitStack() as stack:
+            if workers:
+                path, pid = stack.enter_context(authd(folder, store.url, workers))
+            else:
+                home = Path(stack.enter_context(mail_servers.open_folder()))
+                path = stack.enter_context(mail_servers.dovecot(home, store.url, cache))
+                pid = 0
+            firsts = await store.make(FIRSTS)
+            first = await measure(path, [(username, password) for username, password, _ in firsts], 60)
+            pair = firsts[0][:2]
+            again = await measure(path, forever(pair))
+            noise = await measure(path, random_ones(pair))
+            stale = await after_delete(store, path)
+            repeated[name] = again.rate
+            memory = f", {memory_mib(pid):.0f} MiB" if pid else ""
+            ratio = f"first: {first.rate / bare:.2f}x of bare Argon2 ({bare:.0f}/s)"
+            goal = ""
+            if workers:
+                ratio += f"; repeated: {again.rate / repeated['Dovecot, no cache']:.0f}x Dovecot"
+                goal = "first ≥ 0.9x; repeated ≥ 50x; 0 stale"
+            row(f"Log-ins, {name}", f"first {first}; repeated {again}; random {noise}; accepted after delete: {stale}{memory}", ratio, goal)
+            if workers == 1:
+                await flood(path, pair)
+                waits, late = await delete_under_load(store, path)
+                p99 = sorted(waits)[-1] * 1000
+                told = f"median {statistics.median(waits) * 1000:.1f} ms, longest {p99:.1f} ms, accepted after the commit: {late}"
+                row(f"Delete until the first refused log-in, {RATE}/s", told, "", "0 accepted")
+    await store.db.close()
+
+
+async def flood(path: Path, pair: tuple[str, str]) -> None:
+    """A good log-in's median, alone and beside two floods."""
+    calm = await measure(path, forever(pair), 1.5)
+    for name, source in (("random strings", random_ones), ("well-formed wrong passwords", well_formed)):
+        flooding = asyncio.create_task(measure(path, source(pair), 2.5))
+        good = await measure(path, forever(pair), 1.5)
+        await flooding
+        ratio = statistics.median(good.took) / statistics.median(calm.took)
+        row(f"A good log-in beside a flood of {name}", f"{good}, alone {calm}", f"{ratio:.1f}x", "≤ 2x")
+
+
+def main() -> None:
+    with mail_servers.open_folder() as folder:
+        asyncio.run(run(folder))
+
+
+if __name__ == "__main__":
+    main()

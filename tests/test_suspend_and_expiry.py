@@ -1,0 +1,146 @@
+"""Stopping a credential reversibly, and until when one works."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from bot import sweep
+from storage.models import Credential
+from tests.stage import Stage
+
+
+async def suspend(play: Stage, later: str | None = None) -> None:
+    await play.rex.types(play.mail, "/smtp suspend Relay")
+    await play.rex.sees_modal("Suspend credential?")
+    if later:
+        play.rex.picks("Delete it by itself", later)
+    play.rex.fills("Reason", "odd traffic")
+    await play.rex.submits()
+    await play.rex.sees_modal("Credential suspended")
+    await play.rex.closes()
+    await play.settled()
+
+
+async def test_suspended_is_refused_and_resumed_works_again_with_the_same_password(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    [username] = await play.passdb()
+    before = (await play.credentials())[0].password_hash
+    await suspend(play)
+    assert await play.passdb() == []
+    await play.mia.sees("@rex suspended the SMTP credential Relay", play.mail)
+    await play.rita.types(play.mail, "/smtp list")
+    await play.rita.sees("Relay (suspended)")
+    await play.rex.types(play.mail, f"/smtp resume {username}")
+    await play.rex.sees("but you can't create")
+    await play.wanda.types(play.mail, f"/smtp resume {username}")
+    await play.wanda.sees_modal("@rex suspended it")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Credential resumed")
+    assert await play.passdb() == [username]
+    [credential] = await play.credentials()
+    assert credential.password_hash == before
+    assert [(one.action, one.reason) for one in await play.events(credential_id=credential.id)][2:] == [
+        ("suspend", "odd traffic"),
+        ("resume", None),
+    ]
+
+
+async def test_what_nobody_resumes_deletes_itself_once(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await suspend(play, "In 24 hours, unless it's resumed")
+    play.clock.passes(hours=23)
+    await sweep.once(play.bot.services)
+    assert [one.state for one in await play.credentials()] == ["suspended"]
+    play.clock.passes(hours=2)
+    await asyncio.gather(*(sweep.once(play.bot.services) for _ in range(3)))
+    [credential] = await play.credentials()
+    assert (credential.state, credential.password_hash) == ("deleted", None)
+    notices = [one for one in play.mia.messages(play.mail) if "nobody resumed it in time" in play.mia.read(one)]
+    assert len(notices) == 1
+
+
+async def test_resuming_calls_the_deletion_off(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await suspend(play, "In 7 days, unless it's resumed")
+    await play.wanda.types(play.mail, "/smtp resume Relay")
+    await play.wanda.sees_modal("Resume credential?")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Credential resumed")
+    play.clock.passes(days=8)
+    await sweep.once(play.bot.services)
+    assert [one.state for one in await play.credentials()] == ["active"]
+
+
+async def test_who_suspends_twice_reads_who_was_first(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await suspend(play)
+    await play.wanda.types(play.mail, "/smtp suspend Relay")
+    await play.wanda.sees("is suspended, by @rex")
+    await play.rita.types(play.mail, "/smtp suspend Relay")
+    await play.rita.sees("but you can't delete")
+
+
+async def create_until(play: Stage, expires: str, day: str | None = None) -> None:
+    await play.wanda.types(play.mail, "/smtp create Relay")
+    await play.wanda.sees_modal("New SMTP credential")
+    play.wanda.picks("Expires", expires)
+    if day:
+        play.wanda.picks("Last day", day)
+    await play.wanda.submits()
+
+
+async def test_an_expiry_is_shown_reminded_of_and_extended(play: Stage) -> None:
+    await create_until(play, "In 30 days")
+    await play.wanda.sees_modal("Credential created")
+    await play.wanda.closes()
+    [credential] = await play.credentials()
+    assert credential.expires_at == play.clock() + timedelta(days=30)
+    await play.rita.types(play.mail, "/smtp list")
+    await play.rita.sees("Expires ")
+    for days, reminders in ((22, 0), (1.5, 1), (0, 1), (6, 2), (0, 2)):
+        play.clock.passes(days=days)
+        await asyncio.gather(*(sweep.once(play.bot.services) for _ in range(2)))
+        said = [one for one in play.mia.messages(play.mail) if "Relay" in play.mia.read(one) and "expires on" in play.mia.read(one)]
+        assert len(said) == reminders
+    await play.wanda.sees("expires on", play.slack.world.dm(play.wanda.id))
+    await play.wanda.types(play.mail, "/smtp list")
+    await play.wanda.chooses("Extend…", near="Relay")
+    await play.wanda.sees_modal("It expires on")
+    play.wanda.picks("Expires", "In 90 days")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Expiry changed")
+    [credential] = await play.credentials()
+    assert credential.expires_at == play.clock() + timedelta(days=90)
+
+
+async def test_after_that_minute_it_is_refused(play: Stage) -> None:
+    await create_until(play, "In 7 days")
+    await play.wanda.sees_modal("Credential created")
+    await play.wanda.closes()
+    assert len(await play.passdb()) == 1
+    async with play.db.note() as session:
+        await session.execute(update(Credential).values(expires_at=play.clock() - timedelta(minutes=1)))
+    assert await play.passdb() == []
+    await play.rita.types(play.mail, "/smtp list")
+    await play.rita.sees("Relay (expired)")
+
+
+@pytest.mark.parametrize(
+    ("expires", "day"),
+    [("On a date", None), ("On a date", "2001-01-01"), ("In 7 days", "2050-01-01"), ("On a date", "2099-01-01")],
+)
+async def test_an_expiry_that_makes_no_sense_is_refused_in_the_modal(play: Stage, expires: str, day: str | None) -> None:
+    await create_until(play, expires, day)
+    view = await play.wanda.sees_modal("New SMTP credential")
+    assert view.errors, play.wanda.read(view)
+    assert set(view.errors) <= {"expires", "last_day"}
+    assert await play.credentials() == []
+
+
+async def test_what_nobody_used_for_long_is_marked(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    play.clock.passes(days=91)
+    await play.rita.types(play.mail, "/smtp list")
+    await play.rita.sees("Not used for 90 days.")
