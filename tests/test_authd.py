@@ -399,7 +399,10 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
         for client in clients:
             assert (await client.line()).startswith("OK") or await client.line() == ""
             client.writer.close()
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        _, said = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 0, said
+        assert b"not written" not in said, said
+        assert b"failed" not in said, said
     finally:
         if process.returncode is None:
             process.kill()

@@ -136,10 +136,13 @@ async def test_channels_are_followed(play: Stage) -> None:
     await play.settled()
     assert "C0NEW" in await mapped()
     assert play.mail.id not in await mapped()
-    await play.slack.event({"type": "channel_archive", "channel": "C0NEW", "user": play.adam.id})
-    await play.slack.event({"type": "group_deleted", "channel": play.secret.id})
-    await play.slack.event({"type": "channel_shared", "channel": play.quiet.id, "connected_team_id": "T0X"})
-    await play.settled()
+    for event in (
+        {"type": "channel_archive", "channel": "C0NEW", "user": play.adam.id},
+        {"type": "group_deleted", "channel": play.secret.id},
+        {"type": "channel_shared", "channel": play.quiet.id, "connected_team_id": "T0X"},
+    ):
+        await play.slack.event(event)
+        await play.settled()
     assert await mapped() == {play.quiet.id: True}
     await play.slack.event({"type": "channel_unshared", "channel": play.quiet.id, "is_ext_shared": False})
     await play.settled()
