@@ -311,6 +311,7 @@ class Server:
                 await self.verifier.flush(stopped=True)
         except Exception as error:
             log.warning("use not written down at the end", error=type(error).__name__)
+        await self.verifier.close()
 
 
 class _Http(uvicorn.Server):

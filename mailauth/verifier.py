@@ -5,6 +5,7 @@ from the next log-in on, on every replica. Only the Argon2 computation is rememb
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -19,6 +20,7 @@ from typing import Generic, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import logins, passwords
 from storage.database import Database
@@ -81,6 +83,7 @@ class LookUps:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._connection: AsyncConnection | None = None
         self._asked: dict[str, asyncio.Future[Known | None]] = {}
         self._working: asyncio.Task[None] | None = None
 
@@ -101,8 +104,10 @@ class LookUps:
                     del self._asked[username]
                 try:
                     async with asyncio.timeout(LOOK_UP_TIMEOUT):
-                        known = await logins.look_up(self._db, batch)
+                        self._connection = self._connection or await self._db.autocommit()
+                        known = await logins.look_up(self._connection, batch)
                 except Exception as error:
+                    await self.close()
                     for future in batch.values():
                         if not future.cancelled():
                             future.set_exception(error)
@@ -113,6 +118,14 @@ class LookUps:
                             future.set_result(known.get(username))
         finally:
             self._working = None
+
+    async def close(self) -> None:
+        """Gives up the connection; the next question opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.invalidate()
+                await connection.close()
 
 
 class Verifier:
@@ -272,6 +285,10 @@ class Verifier:
             return True
         known = await self._look_up(name)
         return known is None or known.works(self._db.clock())
+
+    async def close(self) -> None:
+        """Gives up the connection to the store."""
+        await self._look_up.close()
 
     # --- writing down ---
     def _used(self, known: Known, now: datetime, remote: str | None, service: str, previous: bool) -> None:

@@ -122,6 +122,7 @@ class Demo:
         finally:
             flushing.cancel()
             await mail.stop()
+            await verifier.close()
             hasher.close()
             await db.close()
 

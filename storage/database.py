@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
@@ -102,6 +102,13 @@ class Database:
         async with AsyncSession(self._note_writer, expire_on_commit=False) as session, session.begin():
             yield session
 
+    async def autocommit(self) -> AsyncConnection:
+        """A connection outside of any transaction, for who asks single questions often; each sees the store as it is then. Close it."""
+        connection = await self._engine.connect()
+        if self.sqlite:
+            return await connection.execution_options(begin=None)
+        return await connection.execution_options(isolation_level="AUTOCOMMIT")
+
     async def close(self) -> None:
         await self._engine.dispose()
         await self._notes.dispose()
@@ -161,7 +168,8 @@ def _prepare_sqlite(engine: AsyncEngine, synchronous: str) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         kind = connection.get_execution_options().get("begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {kind}")
+        if kind is not None:
+            connection.exec_driver_sql(f"BEGIN {kind}")
 
 
 def _config() -> Config:

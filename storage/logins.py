@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import Database
 from storage.models import AuditHead, Credential, LoginCount, MailServer, State
@@ -70,11 +71,14 @@ _COLUMNS = (
 )
 
 
-async def look_up(db: Database, usernames: Iterable[str]) -> dict[str, Known]:
-    """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out."""
+async def look_up(connection: AsyncConnection, usernames: Iterable[str]) -> dict[str, Known]:
+    """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out.
+
+    Args:
+        connection: of `Database.autocommit`.
+    """
     query = select(*_COLUMNS).where(Credential.username.in_(list(usernames)))
-    async with db.read() as session:
-        return {row.username: Known(*row) for row in await session.execute(query)}
+    return {row.username: Known(*row) for row in await connection.execute(query)}
 
 
 async def record(db: Database, uses: Mapping[str, Use]) -> None:

@@ -327,6 +327,7 @@ async def test_an_old_hash_is_renewed_at_a_log_in(store: Database, tmp_path: Pat
     async with store.read() as session:
         assert "m=16," in str((await session.get_one(Credential, made.id)).password_hash)
     assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
+    await server.verifier.close()
     hasher.close()
 
 
