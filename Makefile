@@ -21,6 +21,8 @@ run: $(VENV)/run
 
 bench: $(VENV)/dev
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.mail_bench
+	$(BIN)/python -m tests.page_bench
 
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.mail_fuzz

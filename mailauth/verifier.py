@@ -35,6 +35,8 @@ BATCH = 500  # usernames of one look-up
 QUEUE = 100  # Argon2 computations that wait or run, in all
 PER_USERNAME = (10.0, 0.5)  # wrong passwords at once, and a second, that cost an Argon2 computation
 PER_ADDRESS = (40.0, 4.0)
+REFUSALS = (30.0, 3.0)  # at once, and a second, that an address is given without delay
+SLOWED = 1.0  # seconds that further ones are held back
 BUCKETS = 20_000
 FLUSH = 1.0  # seconds between two flushes of what was used, and between two heartbeats
 TIDY = 300.0  # seconds between two clean-ups
@@ -145,6 +147,7 @@ class Verifier:
         self._wrong: Bounded[bytes, None] = Bounded(WRONG_REMEMBERED)
         self._by_username: Bounded[str, Bucket] = Bounded(BUCKETS)
         self._by_address: Bounded[str, Bucket] = Bounded(BUCKETS)
+        self._refusals: Bounded[str, Bucket] = Bounded(BUCKETS)
         self._computing = 0
         self._under_way: dict[bytes, asyncio.Task[tuple[str, bool] | None]] = {}
         """One computation for all who ask the same at once."""
@@ -175,6 +178,8 @@ class Verifier:
             answer, why = Answer.LATER, "database"
         answers.labels(answer, why).inc()
         took.observe(self._now() - started)
+        if answer is Answer.NO and self._refused_too_often(remote):
+            await asyncio.sleep(SLOWED)
         return answer, why
 
     async def _decide(self, name: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
@@ -193,6 +198,7 @@ class Verifier:
         if wrong in self._wrong:
             return Answer.NO, "remembered"
         computing = self._under_way.get(wrong)
+        first = computing is None
         if computing is None:
             if not self._may_compute(name, remote):
                 return Answer.LATER, "back-off"
@@ -202,7 +208,8 @@ class Verifier:
         fitting = await asyncio.shield(computing)
         if fitting is None or known is None:
             self._wrong.keep(wrong, None)
-            self._charge(name, remote)
+            if first:
+                self._charge(name, remote)
             return Answer.NO, "password"
         return await self._right_password(known, parsed, fitting, remote, service)
 
@@ -264,6 +271,12 @@ class Verifier:
         self._filled(self._by_username, name, PER_USERNAME).left -= 1
         if remote is not None:
             self._filled(self._by_address, remote, PER_ADDRESS).left -= 1
+
+    def _refused_too_often(self, remote: str | None) -> bool:
+        """Whether refusals to this address are held back for a while: a flood of them would take the time of those who may log in."""
+        bucket = self._filled(self._refusals, remote or "", REFUSALS)
+        bucket.left = max(bucket.left - 1, -1.0)
+        return bucket.left < 0
 
     def _filled(self, buckets: Bounded[str, Bucket], key: str, rate: tuple[float, float]) -> Bucket:
         most, a_second = rate
