@@ -141,7 +141,7 @@ class Demo:
         everybody = (wanda, rita, rex, adam, olga, gus)
         for person, role in zip(everybody, ("writer", "reader", "responder on call", "admin", "owner", "guest"), strict=True):
             roles[person.id] = role
-        acme = await workspaces.add(db, by, "acme", "Acme Inc.")
+        acme = await workspaces.add(db, by, "acme", "Acme")
         shop = await workspaces.add(db, by, "shop", "Acme Shop")
         mapped = {
             slack.add_channel("acme-mail", *everybody): acme,

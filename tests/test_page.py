@@ -77,7 +77,7 @@ async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
     await expect(wanda.page.locator("article.only", has_text=": Website relay")).to_have_count(0)
 
     await wanda.type("/smtp list")
-    table = wanda.page.locator("article.only", has_text="SMTP credentials in Acme Inc. (2)")
+    table = wanda.page.locator("article.only", has_text="SMTP credentials in Acme (2)")
     await expect(table.locator(".section")).to_have_count(2)
     await expect(table.locator(".section").first).to_contain_text("Printer")
     await table.get_by_role("button", name="Oldest first").click()
