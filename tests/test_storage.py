@@ -9,7 +9,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import audit, credentials, workspaces
+from storage import audit, credentials, seen, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database, Schema
@@ -181,3 +181,17 @@ async def test_what_a_crash_left_pending_is_found_after_five_minutes(db: Databas
     assert not await credentials.discard(db, by(OWNER), credential.id, "left behind")
     with pytest.raises(Refusal):
         await credentials.activate(db, by(OWNER), credential.id, "$argon2id$x")
+
+
+async def test_a_cancelled_write_keeps_nobody_waiting(db: Database) -> None:
+    """Whatever its time-out interrupted, and although its error is still being looked at."""
+    errors: list[BaseException] = []
+    for number in range(150):
+        interrupted = asyncio.create_task(seen.first_time(db, f"interrupted {number}"))
+        for _ in range(number * 3):
+            await asyncio.sleep(0)
+        interrupted.cancel()
+        errors += [one for one in await asyncio.gather(interrupted, return_exceptions=True) if isinstance(one, BaseException)]
+        async with asyncio.timeout(3):
+            await seen.first_time(db, f"next {number}")
+    assert errors
