@@ -172,8 +172,10 @@ def db_upgrade() -> None:
 
     try:
         asyncio.run(work())
-    except OSError as error:
-        fail(f"DATABASE_URL: the database does not answer ({type(error).__name__}).")
+    except Exception as error:
+        fail(
+            f"DATABASE_URL: the database was not brought up to date ({type(error).__name__}). Check that it runs and what you may do there."
+        )
     typer.echo("The database is up to date.")
 
 

@@ -12,6 +12,7 @@ from storage.credentials import Order, Place
 from storage.passwords import CROCKFORD
 from storage.refusals import SurfaceOutdated
 
+WORDS_MAX = 100  # characters of what a list is filtered by
 Channel = Field(default=None, pattern=r"^[CDG][A-Z0-9]{2,30}$")
 
 
@@ -94,7 +95,7 @@ class InList(Token):
     """A list as it is shown: how it is sorted and filtered, and where its page begins."""
 
     order: Order
-    words: str = Field(default="", max_length=200)
+    words: str = Field(default="", max_length=WORDS_MAX)
     credential: str | None = Field(default=None, pattern=rf"^[{CROCKFORD}]{{8}}$")
     before: bool = False
     position: int = Field(default=0, ge=0)

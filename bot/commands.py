@@ -15,7 +15,7 @@ from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, li
 from bot.codec import OnCredential
 from bot.create import CREATE
 from bot.delete import OPEN_DELETE
-from bot.door import Door, Request
+from bot.door import Door, Handler, Request
 from bot.listing import SHOW
 from bot.services import Services
 from bot.setup import OPEN_SETUP
@@ -26,101 +26,68 @@ from storage.models import State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
 
-HELP = "show_help"
 WHOIS = "whois"
 TEXT_MAX = 4000  # typed characters that are read: 50 usernames, or a line of a log
 WORD_SHOWN = 40  # characters of an unknown word
 QUOTES = "\"'“”„‟«»‹›‘’‚‛「」"
 
 
+Run = Callable[[Request, str], Awaitable[None]]
+"""With what stands after the word, without quotes around it."""
+
+
 @dataclass(frozen=True)
 class Word:
-    run: Callable[[Request, str], Awaitable[None]]
+    run: Run
     arguments: str
     says: str
     needs: Action | None = None
 
 
-async def typed_help(request: Request, _rest: str) -> None:
-    await show_menu(request)
+def alone(handler: Handler) -> Run:
+    """For the words that nothing stands after."""
+
+    async def run(request: Request, _rest: str) -> None:
+        await handler(request)
+
+    return run
 
 
-async def typed_create(request: Request, rest: str) -> None:
-    await create.open_modal(request, unquote(rest))
+def on_credential(word: str, purpose: Purpose) -> Run:
+    """For the words that need a name or username."""
 
-
-async def typed_list(request: Request, rest: str) -> None:
-    await listing.typed(request, rest)
-
-
-async def typed_delete(request: Request, rest: str) -> None:
-    target = unquote(rest)
-    if not target:
-        await request.say(["Which one? Type ", code(f"{request.services.command} delete Website relay"), ", or choose it in the list."])
+    async def run(request: Request, rest: str) -> None:
+        if rest:
+            return await choose(request, rest, purpose)
+        await request.say(["Which one? Type ", code(f"{request.services.command} {word} Website relay"), ", or choose it in the list."])
         return await listing.open_list(request)
-    return await delete.choose(request, target)
 
-
-async def typed_rotate(request: Request, rest: str) -> None:
-    await on_target(request, "rotate", rest, rotate.PURPOSE)
-
-
-async def typed_suspend(request: Request, rest: str) -> None:
-    await on_target(request, "suspend", rest, suspend.SUSPENDING)
-
-
-async def typed_resume(request: Request, rest: str) -> None:
-    await on_target(request, "resume", rest, suspend.RESUMING)
-
-
-async def on_target(request: Request, word: str, rest: str, purpose: Purpose) -> None:
-    target = unquote(rest)
-    if not target:
-        example = code(f"{request.services.command} {word} Website relay")
-        await request.say(["Which one? Type ", example, ", or choose it in the list."])
-        return await listing.open_list(request)
-    return await choose(request, target, purpose)
-
-
-async def typed_revoke(request: Request, rest: str) -> None:
-    await revoke.typed(request, rest)
-
-
-async def typed_whois(request: Request, rest: str) -> None:
-    await whois.typed(request, rest)
-
-
-async def typed_setup(request: Request, _rest: str) -> None:
-    await setup.open_modal(request)
-
-
-async def typed_access(request: Request, _rest: str) -> None:
-    await access_modal.open_modal(request)
-
-
-async def typed_audit(request: Request, rest: str) -> None:
-    await audit_log.typed(request, unquote(rest))
+    return run
 
 
 GRAMMAR: dict[str, Word] = {
-    "help": Word(typed_help, "", "what you can do here, and your role"),
-    "create": Word(typed_create, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
-    "list": Word(typed_list, "", "newest first; add oldest, or part of a name", Action.LIST),
-    "delete": Word(typed_delete, "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
-    "revoke": Word(typed_revoke, "smtp-acme-7k2m9x4q …", "the same for one or many usernames, from anywhere", Action.DELETE),
-    "rotate": Word(typed_rotate, "Website relay", "new password, same username; the old one works a while longer", Action.CREATE),
-    "suspend": Word(typed_suspend, "Website relay", "stop it for now; it can be resumed", Action.DELETE),
-    "resume": Word(typed_resume, "Website relay", "let a suspended one work again", Action.CREATE),
-    WHOIS: Word(typed_whois, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST),
-    "setup": Word(typed_setup, "", "connect this channel to a mail workspace", Action.ADMINISTER),
-    "access": Word(typed_access, "", "see, add and remove roles", Action.ADMINISTER),
-    "audit": Word(typed_audit, "", "the latest events; add a username or @person", Action.ADMINISTER),
+    "help": Word(alone(lambda request: show_menu(request)), "", "what you can do here, and your role"),
+    "create": Word(create.open_modal, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
+    "list": Word(listing.typed, "", "newest first; add oldest, or part of a name", Action.LIST),
+    "delete": Word(on_credential("delete", delete.DELETING), "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
+    "revoke": Word(revoke.typed, "smtp-acme-7k2m9x4q …", "the same for one or many usernames, from anywhere", Action.DELETE),
+    "rotate": Word(
+        on_credential("rotate", rotate.ROTATING),
+        "Website relay",
+        "new password, same username; the old one works a while longer",
+        Action.CREATE,
+    ),
+    "suspend": Word(on_credential("suspend", suspend.SUSPENDING), "Website relay", "stop it for now; it can be resumed", Action.DELETE),
+    "resume": Word(on_credential("resume", suspend.RESUMING), "Website relay", "let a suspended one work again", Action.CREATE),
+    WHOIS: Word(whois.typed, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST),
+    "setup": Word(alone(setup.open_modal), "", "connect this channel to a mail workspace", Action.ADMINISTER),
+    "access": Word(alone(access_modal.open_modal), "", "see, add and remove roles", Action.ADMINISTER),
+    "audit": Word(audit_log.typed, "", "the latest events; add a username or @person", Action.ADMINISTER),
 }
 
 
 def register(app: AsyncApp, door: Door, services: Services) -> None:
     app.command(services.command)(door.work(dispatch))
-    app.action(HELP)(door.work(show_menu))
 
 
 async def dispatch(request: Request) -> None:
@@ -131,7 +98,7 @@ async def dispatch(request: Request) -> None:
     known = GRAMMAR.get(word.lower() or "help")
     if known is None:
         return await show_menu(request, unknown=word[:WORD_SHOWN])
-    return await known.run(request, rest.strip())
+    return await known.run(request, unquote(rest))
 
 
 def unquote(text: str) -> str:

@@ -42,6 +42,7 @@ from storage.refusals import (
 
 CREATE = "create_credential"
 REMOVE_PASSWORD = "remove_password_message"  # noqa: S105
+PREFILL_MAX = 200  # characters of a typed name; too long a one is refused when it is submitted
 MEMBER_PAGES = 5
 MEMBERS_A_PAGE = 1000
 CHANNELS_ASKED = 3
@@ -242,7 +243,7 @@ async def show_result(request: Request, view: dict[str, Any]) -> bool:
 def create_modal(workspace: Workspace, name: str, channel: str | None, first_choice: str | None = None) -> dict[str, Any]:
     name_input: dict[str, Any] = {"type": "plain_text_input", "placeholder": plain("Website relay"), "focus_on_load": True}
     if name:
-        name_input["initial_value"] = name
+        name_input["initial_value"] = name[:PREFILL_MAX]
     device = blocks.option("Short password for a printer or another device", "device", "Some take no more than 20 characters.")
     return modal(
         "New SMTP credential",

@@ -13,6 +13,7 @@ from storage import audit, workspaces
 from storage.database import Database, Schema
 
 SCOPES = ("commands", "chat:write", "users:read", "channels:read", "groups:read", "usergroups:read")
+LEAK_WATCH_SCOPES = ("channels:history", "groups:history")
 REINSTALL = "Paste manifest.yml again under App Manifest, then reinstall the app."
 
 
@@ -69,7 +70,8 @@ async def _slack(settings: Settings, report: Report) -> None:
         else:
             report.good(f"SLACK_BOT_TOKEN belongs to the Slack team {answer['team']} ({answer['team_id']})")
             given = str(answer.headers.get("x-oauth-scopes") or "").replace(" ", "").split(",")
-            missing = [scope for scope in SCOPES if scope not in given]
+            wanted = SCOPES + (LEAK_WATCH_SCOPES if settings.bot_leak_watch else ())
+            missing = [scope for scope in wanted if scope not in given]
             if missing:
                 report.bad(f"The app lacks the scopes {', '.join(missing)}. {REINSTALL}")
             else:

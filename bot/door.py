@@ -45,6 +45,15 @@ class Answer:
     then: Callable[[], Awaitable[None]] | None = None
 
 
+class InputInvalid(Exception):
+    """One input of a submitted modal holds what cannot be taken; the modal stays open and says so under it."""
+
+    def __init__(self, block: str, said: str) -> None:
+        super().__init__(block)
+        self.block = block
+        self.said = said
+
+
 def update(view: dict[str, Any]) -> dict[str, Any]:
     """The acknowledgement that puts another view in the submitted one's place."""
     return {"response_action": "update", "view": view}
@@ -224,6 +233,9 @@ class Door:
             try:
                 async with asyncio.timeout(SUBMIT_TIMEOUT):
                     answer = await handler(request)
+            except InputInvalid as invalid:
+                outcome = "refused"
+                answer = Answer(errors(**{invalid.block: invalid.said}))
             except Refusal as refusal:
                 outcome = "refused"
                 request.refused = True

@@ -14,7 +14,8 @@ from bot.blocks import Block, Piece, bold, code, field, foot, line, modal, optio
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, errors, notice, update
 from bot.services import Services
-from storage import credentials, lifecycle
+from bot.target import allowed, pressed, submitted
+from storage import lifecycle
 from storage.access import Action
 from storage.audit import Origin, What
 from storage.models import Credential, State, Workspace
@@ -29,33 +30,23 @@ CHOICES = {NEVER: "Never", **{str(days): f"In {days} days" for days in DAYS}, ON
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(OPEN_EXTEND)(door.work(pressed))
+    app.action(OPEN_EXTEND)(door.work(pressed(open_modal)))
     app.view(EXTEND)(door.submission(submit))
-
-
-async def pressed(request: Request) -> None:
-    await open_modal(request, OnCredential.decode(request.value).credential)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
     """Raises NoSuchCredential, AlreadyDeleted, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
-    async with request.services.db.read() as session:
-        credential, workspace = await credentials.get(session, credential_id)
-    await request.allow(Action.CREATE, workspace, What.EXPIRY)
+    credential, workspace = await allowed(request, credential_id, Action.CREATE, What.EXPIRY)
     lifecycle.check_live(credential)
     await request.open(extend_modal(credential, workspace, request.channel, request.services.db.clock()))
 
 
 async def submit(request: Request) -> Answer:
     services = request.services
-    token = OnCredential.decode(request.metadata)
-    request.channel = token.channel
-    async with services.db.read() as session:
-        _, workspace = await credentials.get(session, token.credential)
-    actor = await request.actor(workspace)
+    credential_id, origin = await submitted(request)
     try:
         until = chosen(blocks.values(request.view or {}), services.db.clock())
-        credential, workspace = await lifecycle.change_expiry(services.db, request.origin(actor), token.credential, until)
+        credential, workspace = await lifecycle.change_expiry(services.db, origin, credential_id, until)
     except ExpiryInvalid as refusal:
         return Answer(errors(**{field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
     request.changed = workspace

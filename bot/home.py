@@ -29,7 +29,7 @@ from bot.blocks import (
     people,
     plain,
 )
-from bot.codec import InHome, OnWorkspace
+from bot.codec import WORDS_MAX, InHome, OnWorkspace
 from bot.commands import role_sentence
 from bot.door import Door, Request
 from storage import access, credentials, workspaces
@@ -46,7 +46,6 @@ TURN = "home_turn"
 TURN_BACK = "home_turn_back"
 CLEAR = "home_clear"
 CREATE_HERE = "home_create"
-WORDS_MAX = 100
 WORKSPACES_SHOWN = 500  # in a menu; the view must stay under Slack's 250 KB
 
 log = structlog.get_logger(__name__)

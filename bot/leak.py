@@ -17,7 +17,7 @@ from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
 from bot.door import Door, Request, describe, notice
 from bot.services import Services, new_reference
-from storage import access, leaks, mail_servers, workspaces
+from storage import access, leaks, mail_servers, seen, workspaces
 from storage.access import Action, Actor
 from storage.audit import Origin, Surface, What, record
 from storage.leaks import Found, Standing
@@ -129,6 +129,9 @@ async def noticed(services: Services, event: dict[str, Any]) -> None:
                 continue
             async with services.db.read() as session:
                 workspace = await workspaces.by_id(session, credential.workspace_id)
+            # Slack repeats events, and reports a message again when it unfurls a link in it.
+            if not await seen.first_time(services.db, f"leak {credential.id} {channel} {message.get('ts')}"):
+                continue
             origin = Origin(Actor(author, services.team), Surface.EVENT, new_reference(), channel, message.get("ts"))
             await record(services.db, What.LEAK, origin, workspace, credential)
             said: list[Piece] = [

@@ -18,11 +18,11 @@ from bot.blocks import (
     line,
     people,
 )
-from bot.codec import InList
+from bot.codec import WORDS_MAX, InList
 from bot.create import CREATE
 from bot.door import Door, Request
 from storage import access, credentials, workspaces
-from storage.access import TABLE, Action, Right
+from storage.access import TABLE, Action
 from storage.audit import What
 from storage.credentials import Order, Page
 from storage.models import Workspace
@@ -50,7 +50,7 @@ async def typed(request: Request, words: str) -> None:
     order = Order.NEWEST
     if split and split[-1].lower() in list(Order):
         order = Order(split.pop().lower())
-    await show(request, InList(order=order, words=" ".join(split)))
+    await show(request, InList(order=order, words=" ".join(split)[:WORDS_MAX].strip()))
 
 
 async def turn(request: Request) -> None:
@@ -64,11 +64,23 @@ async def show(request: Request, wanted: InList, replace: bool = False) -> None:
     async with request.services.db.read() as session:
         page = await credentials.page(session, workspace, wanted.order, wanted.words, wanted.place)
         admins = await access.helpers(session, (await request.actor(workspace)), workspace) if not page.total else []
-    await request.show(draw(workspace, page, wanted, right, request, admins), SUMMARY, replace)
+    services = request.services
+    allowed, now, unused_days = TABLE[right.role], services.db.clock(), services.settings.bot_unused_days
+    rows = [row.draw(one, allowed, request.channel, now, unused_days) for one in page.rows]
+    await request.show(draw(workspace, page, wanted, allowed, rows, services.command, admins), SUMMARY, replace)
 
 
-def draw(workspace: Workspace, page: Page, wanted: InList, right: Right, request: Request, admins: list[str]) -> list[Block]:
-    may_create = Action.CREATE in TABLE[right.role]
+def draw(
+    workspace: Workspace,
+    page: Page,
+    wanted: InList,
+    allowed: frozenset[Action],
+    drawn: list[Block],
+    command: str,
+    admins: list[str],
+) -> list[Block]:
+    """Args: allowed: what the reader may do; drawn: the page's rows; admins: who can make the first credential."""
+    may_create = Action.CREATE in allowed
     create = [button("Create credential", CREATE, style="primary")] if may_create else []
     if not page.total and not wanted.words:
         rows: list[Block] = [line("No SMTP credentials in ", bold(workspace.name), " yet.")]
@@ -78,18 +90,15 @@ def draw(workspace: Workspace, page: Page, wanted: InList, right: Right, request
             rows.append(line("Ask an admin to create one: ", *people(admins), "."))
         return [*rows, foot(texts.ONLY_YOU)]
     if not page.total:
-        look = f"{request.services.command} list"
         return [
-            line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(look), " to see them all."),
+            line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all."),
             foot(texts.ONLY_YOU),
         ]
     title = f"SMTP credentials in {workspace.name} ({page.total})"
     rows = [header(title[:150])]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
-    allowed, now, unused_days = TABLE[right.role], request.services.db.clock(), request.services.settings.bot_unused_days
-    rows += [row.draw(credential, allowed, request.channel, now, unused_days) for credential in page.rows]
-    rows += [DIVIDER, actions(*_buttons(page, wanted), *create)]
+    rows += [*drawn, DIVIDER, actions(*_buttons(page, wanted), *create)]
     last = page.first + len(page.rows) - 1
     return [*rows, foot(f"Showing {page.first} to {last} of {page.total}. {texts.ONLY_YOU}")]
 

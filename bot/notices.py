@@ -1,57 +1,50 @@
 """Messages that nobody asked for: to a channel when a credential came or went, to a person when something ended badly."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from aiohttp import ClientError
 from slack_sdk.errors import SlackApiError
 
-from bot.blocks import Block, Piece, bold, code, line, principal, when
+from bot.blocks import Block, Piece, bold, code, line, lines, principal, when
 from bot.door import Request, describe
 from bot.services import Services
 from storage import workspaces
 from storage.models import Credential, Workspace
 
 CHANNELS_MAX = 10
+NAMED_MAX = 20  # credentials in one message
 
 log = structlog.get_logger(__name__)
 
 
 async def created(services: Services, credential: Credential, workspace: Workspace) -> None:
     if workspace.notify_created:
-        by = principal(credential.created_by)
-        row = line(
-            by,
-            " created the SMTP credential ",
-            bold(credential.name),
-            " (",
-            code(credential.username),
-            ") in ",
-            bold(workspace.name),
-            ".",
-        )
+        row = line(principal(credential.created_by), " created ", *_named(credential, workspace))
         await post(services, workspace, "An SMTP credential was created.", [row])
 
 
-async def deleted(services: Services, credential: Credential, workspace: Workspace, reason: str | None) -> None:
-    if workspace.notify_deleted:
-        by = principal(credential.deleted_by or "")
-        rows = [
-            line(
-                by,
-                " deleted the SMTP credential ",
-                bold(credential.name),
-                " (",
-                code(credential.username),
-                ") in ",
-                bold(workspace.name),
-                ".",
-            ),
-            line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
-        ]
-        if reason:
-            rows.append(line("Reason: ", reason))
-        await post(services, workspace, "An SMTP credential was deleted.", rows)
+async def deleted(services: Services, gone: Sequence[Credential], workspace: Workspace, reason: str | None) -> None:
+    """One message, however many one person deleted at once."""
+    if not workspace.notify_deleted:
+        return
+    by = principal(gone[0].deleted_by or "")
+    if len(gone) == 1:
+        rows = [line(by, " deleted ", *_named(gone[0], workspace))]
+    else:
+        rows = [line(by, f" deleted {len(gone)} SMTP credentials in ", bold(workspace.name), ":")]
+        rows.append(lines(*([bold(one.name), " (", code(one.username), ")"] for one in gone[:NAMED_MAX])))
+        if len(gone) > NAMED_MAX:
+            rows.append(line(f"And {len(gone) - NAMED_MAX} more; the audit log has them all."))
+    rows.append(
+        line(
+            f"Apps using {'it' if len(gone) == 1 else 'them'} can no longer send mail. Update the connected system before sending resumes."
+        )
+    )
+    if reason:
+        rows.append(line("Reason: ", reason))
+    await post(services, workspace, "SMTP credentials were deleted.", rows)
 
 
 async def rotated(services: Services, credential: Credential, workspace: Workspace) -> None:

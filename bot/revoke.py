@@ -7,26 +7,30 @@ modal says of each what became of it.
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.errors import SlackApiError
 
 from bot import blocks, impact, notices, texts
 from bot.blocks import DIVIDER, Block, Piece, bold, code, foot, line, modal, plain
 from bot.codec import OnMany, OnSlug
-from bot.door import Answer, Door, Request, describe, errors, log, notice, update
+from bot.door import Answer, Door, InputInvalid, Request, describe, notice, update
+from bot.reason import given_reason, reason_field
 from storage import access, credentials, leaks, mail_servers, workspaces
 from storage.access import Action, Actor
-from storage.audit import REASON_MAX, What, record_refusal
+from storage.audit import What, record_refusal
 from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
-from storage.refusals import AlreadyDeleted, NoSuchWorkspace, NotAllowed, PersonBarred, Refusal
+from storage.refusals import NoSuchWorkspace, NotAllowed, PersonBarred, Refusal
 
 REVOKE = "revoke_credentials"
 ASK = "ask_username"
 WHOLE = "revoke_workspace"
 WHOLE_PREFIX = "workspace:"
 MOST = 50
-BATCH = 200
+EXAMPLE = "Enter a username, such as smtp-acme-7k2m9x4q."
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -52,8 +56,7 @@ async def typed(request: Request, rest: str) -> None:
         return await open_whole(request, rest.removeprefix(WHOLE_PREFIX).strip())
     usernames = leaks.find(rest).usernames
     if not usernames:
-        said = "Enter a username, such as smtp-acme-7k2m9x4q." if rest else None
-        await request.open(ask_modal(said))
+        await request.open(ask_modal(EXAMPLE if rest else None))
         return None
     targets = await look_up(request, usernames)
     await request.open(revoke_modal(request, targets, await _traffic(request, targets)))
@@ -63,10 +66,10 @@ async def typed(request: Request, rest: str) -> None:
 async def submit_ask(request: Request) -> Answer:
     text = str(blocks.values(request.view or {}).get("username") or "")
     if looks_like_password(text):
-        return Answer(errors(username="Enter the username only, never the password."))
+        raise InputInvalid("username", "Enter the username only, never the password.")
     usernames = leaks.find(text).usernames
     if not usernames:
-        return Answer(errors(username="Enter a username, such as smtp-acme-7k2m9x4q."))
+        raise InputInvalid("username", EXAMPLE)
     targets = await look_up(request, usernames)
     return Answer(update(revoke_modal(request, targets, await _traffic(request, targets))))
 
@@ -116,9 +119,7 @@ async def _traffic(request: Request, targets: Targets) -> dict[str, mail_servers
 async def submit(request: Request) -> Answer:
     token = OnMany.decode(request.metadata)
     request.channel = token.channel
-    reason = (blocks.values(request.view or {}).get("reason") or "").strip() or None
-    if reason and looks_like_password(reason):
-        return Answer(errors(reason="This looks like a password. Leave it out of the reason."))
+    reason = given_reason(request)
     ids = list(dict.fromkeys(token.credentials))
     actor = await request.actor(everywhere=True)
 
@@ -154,8 +155,9 @@ async def revoke(request: Request, actor: Actor, ids: list[str], reason: str | N
         return notice([*said, *rows[:90], *after, *([proof] if proof else [])], "Revoked" if done else "Nothing revoked")
 
     await _show(request, view(None))
-    for credential, workspace in done[: notices.CHANNELS_MAX]:
-        await notices.deleted(services, credential, workspace, reason)
+    for workspace_id in dict.fromkeys(workspace.id for _, workspace in done):
+        here = [(credential, workspace) for credential, workspace in done if workspace.id == workspace_id]
+        await notices.deleted(services, [credential for credential, _ in here], here[-1][1], reason)
     if done:
         await impact.follow(request, done[-1][0], What.DELETE, view)
 
@@ -190,9 +192,7 @@ def revoke_modal(
     title = "Revoke leaked credential" if leaked else "Revoke credentials"
     if not targets.found:
         return notice(rows or [line("There is nothing to revoke.")], title)
-    reason = {"type": "plain_text_input", "max_length": REASON_MAX}
-    rows = rows[:95]
-    rows.append(blocks.field("Reason", "reason", reason, "Kept in the audit log. Don't paste the password here.", optional=True))
+    rows = [*rows[:95], reason_field()]
     metadata = OnMany(credentials=[one.id for one, _ in targets.found], channel=request.channel, leaked=leaked).encode()
     return modal(title, rows, REVOKE, submit="Revoke", close="Keep them", metadata=metadata)
 
@@ -217,12 +217,11 @@ async def open_whole(request: Request, slug: str) -> None:
         f"All {count} credentials of this mail workspace stop working. Everything that sends mail through it stops. This can't be undone."
     )
     typed_slug = {"type": "plain_text_input", "placeholder": plain(workspace.slug)}
-    reason = {"type": "plain_text_input", "max_length": REASON_MAX}
     rows = [
         line(bold(warning)),
         line("Mail workspace  ", bold(workspace.name)),
         blocks.field("Type its short name to confirm", "slug", typed_slug, workspace.slug),
-        blocks.field("Reason", "reason", reason, "Kept in the audit log. Don't paste the password here.", optional=True),
+        reason_field(),
     ]
     metadata = OnSlug(slug=workspace.slug, channel=request.channel).encode()
     await request.open(modal("Revoke everything?", rows, WHOLE, submit="Revoke all", close="Keep them", metadata=metadata))
@@ -232,12 +231,9 @@ async def submit_whole(request: Request) -> Answer:
     services = request.services
     token = OnSlug.decode(request.metadata)
     request.channel = token.channel
-    given = blocks.values(request.view or {})
-    if (given.get("slug") or "").strip() != token.slug:
-        return Answer(errors(slug=f"Type {token.slug} to confirm."))
-    reason = (given.get("reason") or "").strip() or None
-    if reason and looks_like_password(reason):
-        return Answer(errors(reason="This looks like a password. Leave it out of the reason."))
+    if (blocks.values(request.view or {}).get("slug") or "").strip() != token.slug:
+        raise InputInvalid("slug", f"Type {token.slug} to confirm.")
+    reason = given_reason(request)
     async with services.db.read() as session:
         workspace = await workspaces.by_slug(session, token.slug)
     if workspace is None:
@@ -245,23 +241,20 @@ async def submit_whole(request: Request) -> Answer:
     actor, _ = await request.allow(Action.ADMINISTER, workspace, What.DELETE)
 
     async def then() -> None:
-        revoked = 0
-        origin = request.origin(actor)
-        while True:
-            async with services.db.read() as session:
-                ids = await credentials.live_ids(session, workspace, BATCH)
-            before = revoked
-            for one in ids:
-                try:
-                    await credentials.delete(services.db, origin, one, reason)
-                    revoked += 1
-                except AlreadyDeleted:
-                    continue
-            if revoked == before:
-                break
+        gone: list[Credential] = []
+        while some := await credentials.delete_some(services.db, request.origin(actor), workspace.id, reason):
+            gone += some
         request.changed = workspace
-        view = notice([line(f"Revoked all {revoked} credentials of ", bold(workspace.name), ".")], "Revoked")
-        await _show(request, view)
+
+        def view(proof: Block | None) -> dict[str, Any]:
+            return notice(
+                [line(f"Revoked all {len(gone)} credentials of ", bold(workspace.name), "."), *([proof] if proof else [])], "Revoked"
+            )
+
+        await _show(request, view(None))
+        if gone:
+            await notices.deleted(services, gone, workspace, reason)
+            await impact.follow(request, gone[-1], What.DELETE, view)
 
     said = [line("Revoking everything in ", bold(workspace.name), "…"), foot("This window says when it is done.")]
     return Answer(update(notice(said, "Revoking")), then)

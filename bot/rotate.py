@@ -19,7 +19,7 @@ from bot.door import Answer, Door, Request, errors, notice, update
 from bot.handover import Outcome
 from bot.impact import facts
 from bot.services import Services
-from bot.target import Purpose
+from bot.target import Purpose, allowed, pressed, submitted
 from bot.texts import NotInChannel
 from storage import credentials, lifecycle
 from storage.access import Action
@@ -45,29 +45,22 @@ log = structlog.get_logger(__name__)
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(OPEN_ROTATE)(door.work(pressed))
+    app.action(OPEN_ROTATE)(door.work(pressed(open_modal)))
     app.view(ROTATE)(door.submission(submit))
-    app.action(OPEN_END_OLD)(door.work(pressed_end_old))
+    app.action(OPEN_END_OLD)(door.work(pressed(open_end_old)))
     app.view(END_OLD)(door.submission(submit_end_old))
-
-
-async def pressed(request: Request) -> None:
-    await open_modal(request, OnCredential.decode(request.value).credential)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
     """Raises what `may_rotate` does, NoSuchCredential, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
-    services = request.services
-    async with services.db.read() as session:
-        credential, workspace = await credentials.get(session, credential_id)
-    await request.allow(Action.CREATE, workspace, What.ROTATE)
-    now = services.db.clock()
+    credential, workspace = await allowed(request, credential_id, Action.CREATE, What.ROTATE)
+    now = request.services.db.clock()
     lifecycle.may_rotate(credential, now)
     first_choice = await create.usual_channel(request, workspace)
     await request.open(rotate_modal(credential, workspace, request.channel, first_choice, now))
 
 
-PURPOSE = Purpose(Action.CREATE, What.ROTATE, open_modal, OPEN_ROTATE, "Rotate…")
+ROTATING = Purpose(Action.CREATE, What.ROTATE, open_modal, OPEN_ROTATE, "Rotate…")
 
 
 async def submit(request: Request) -> Answer:
@@ -157,30 +150,18 @@ async def deliver(
         log.error("could not tell that the password was not handed over", user=request.user, reference=request.reference)
 
 
-async def pressed_end_old(request: Request) -> None:
-    await open_end_old(request, OnCredential.decode(request.value).credential)
-
-
 async def open_end_old(request: Request, credential_id: str) -> None:
     """Raises NoSuchCredential, AlreadyDeleted, NoOldPassword, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
-    services = request.services
-    async with services.db.read() as session:
-        credential, workspace = await credentials.get(session, credential_id)
-    await request.allow(Action.DELETE, workspace, What.END_PREVIOUS)
+    credential, workspace = await allowed(request, credential_id, Action.DELETE, What.END_PREVIOUS)
     lifecycle.check_live(credential)
-    if not lifecycle.has_old_password(credential, services.db.clock()):
+    if not lifecycle.has_old_password(credential, request.services.db.clock()):
         raise NoOldPassword(credential.name)
     await request.open(end_old_modal(credential, workspace, request.channel))
 
 
 async def submit_end_old(request: Request) -> Answer:
-    services = request.services
-    token = OnCredential.decode(request.metadata)
-    request.channel = token.channel
-    async with services.db.read() as session:
-        _, workspace = await credentials.get(session, token.credential)
-    actor = await request.actor(workspace)
-    credential, request.changed = await lifecycle.end_previous(services.db, request.origin(actor), token.credential)
+    credential_id, origin = await submitted(request)
+    credential, request.changed = await lifecycle.end_previous(request.services.db, origin, credential_id)
     said = line("The old password of ", bold(credential.name), " is refused from now on. The new one works.")
     return Answer(update(notice([said], "Old password ended")))
 

@@ -17,7 +17,7 @@ from bot.texts import ChannelShared
 from storage import access, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
-from storage.models import ChannelMapping, Workspace
+from storage.models import Workspace
 from storage.refusals import BotNotInChannel, NameInvalid, NotAChannel, NotAllowed, PersonBarred, SlugInvalid, SlugTaken
 
 OPEN_SETUP = "open_setup"
@@ -36,8 +36,7 @@ async def open_modal(request: Request) -> None:
     services, channel = request.services, request.in_channel()
     actor = await request.actor(everywhere=True)
     async with services.db.read() as session:
-        mapping = await session.get(ChannelMapping, (services.team, channel))
-        current = await workspaces.by_id(session, mapping.workspace_id) if mapping else None
+        current = await workspaces.mapped(session, services.team, channel)
         choices = await access.visible_workspaces(session, actor, Action.ADMINISTER)
     if not actor.owner and (not choices or (current and current.id not in [one.id for one in choices])):
         await _refuse(request, actor, current)
@@ -146,8 +145,8 @@ def setup_modal(channel: str, current: Workspace | None, choices: list[Workspace
         rows.append(field("Its display name", "new_name", shown, optional=True))
     created, deleted = option("a credential is created", "created"), option("a credential is deleted", "deleted")
     boxes: dict[str, Any] = {"type": "checkboxes", "options": [created, deleted]}
-    before = current or Workspace(notify_created=False, notify_deleted=True)
-    initial = [made for made, wanted in ((created, before.notify_created), (deleted, before.notify_deleted)) if wanted]
+    noted = (current.notify_created, current.notify_deleted) if current else (False, True)
+    initial = [made for made, wanted in zip((created, deleted), noted, strict=True) if wanted]
     if initial:
         boxes["initial_options"] = initial
     rows.append(field("Post a note in the workspace's channels when", "notices", boxes, optional=True))

@@ -13,15 +13,15 @@ from slack_bolt.app.async_app import AsyncApp
 from bot import blocks, impact, notices
 from bot.blocks import Block, Piece, bold, code, field, line, modal, option, principal, when
 from bot.codec import OnCredential
-from bot.door import Answer, Door, Request, errors, notice, update
+from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
+from bot.reason import given_reason, reason_field
 from bot.services import Services
-from bot.target import Purpose
+from bot.target import Purpose, allowed, pressed, submitted
 from storage import credentials, lifecycle
 from storage.access import Action
-from storage.audit import REASON_MAX, Origin, What
+from storage.audit import Origin, What
 from storage.models import Credential, State, Workspace
-from storage.names import looks_like_password
 from storage.refusals import NotDue, NotSuspended
 
 OPEN_SUSPEND = "open_suspend"
@@ -39,21 +39,15 @@ log = structlog.get_logger(__name__)
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(OPEN_SUSPEND)(door.work(pressed))
+    app.action(OPEN_SUSPEND)(door.work(pressed(open_modal)))
     app.view(SUSPEND)(door.submission(submit))
-    app.action(OPEN_RESUME)(door.work(pressed_resume))
+    app.action(OPEN_RESUME)(door.work(pressed(open_resume)))
     app.view(RESUME)(door.submission(submit_resume))
-
-
-async def pressed(request: Request) -> None:
-    await open_modal(request, OnCredential.decode(request.value).credential)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
     """Raises NoSuchCredential, AlreadyDeleted, IsSuspended, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
-    async with request.services.db.read() as session:
-        credential, workspace = await credentials.get(session, credential_id)
-    await request.allow(Action.DELETE, workspace, What.SUSPEND)
+    credential, workspace = await allowed(request, credential_id, Action.DELETE, What.SUSPEND)
     lifecycle.check_live(credential)
     if credential.state == State.SUSPENDED:
         raise lifecycle.is_suspended(credential)
@@ -62,17 +56,10 @@ async def open_modal(request: Request, credential_id: str) -> None:
 
 async def submit(request: Request) -> Answer:
     services = request.services
-    token = OnCredential.decode(request.metadata)
-    request.channel = token.channel
-    given = blocks.values(request.view or {})
-    reason = (given.get("reason") or "").strip() or None
-    if reason and looks_like_password(reason):
-        return Answer(errors(reason="This looks like a password. Leave it out of the reason."))
-    _, delete_after = LATER[given.get("later") or KEEP]
-    async with services.db.read() as session:
-        _, workspace = await credentials.get(session, token.credential)
-    actor = await request.actor(workspace)
-    credential, workspace = await lifecycle.suspend(services.db, request.origin(actor), token.credential, reason, delete_after)
+    reason = given_reason(request)
+    _, delete_after = LATER[blocks.values(request.view or {}).get("later") or KEEP]
+    credential_id, origin = await submitted(request)
+    credential, workspace = await lifecycle.suspend(services.db, origin, credential_id, reason, delete_after)
     request.changed = workspace
 
     async def then() -> None:
@@ -82,15 +69,9 @@ async def submit(request: Request) -> Answer:
     return Answer(update(suspended_view(credential)), then)
 
 
-async def pressed_resume(request: Request) -> None:
-    await open_resume(request, OnCredential.decode(request.value).credential)
-
-
 async def open_resume(request: Request, credential_id: str) -> None:
     """Raises NoSuchCredential, AlreadyDeleted, NotSuspended, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
-    async with request.services.db.read() as session:
-        credential, workspace = await credentials.get(session, credential_id)
-    await request.allow(Action.CREATE, workspace, What.RESUME)
+    credential, workspace = await allowed(request, credential_id, Action.CREATE, What.RESUME)
     lifecycle.check_live(credential)
     if credential.state != State.SUSPENDED:
         raise NotSuspended(credential.name)
@@ -99,12 +80,8 @@ async def open_resume(request: Request, credential_id: str) -> None:
 
 async def submit_resume(request: Request) -> Answer:
     services = request.services
-    token = OnCredential.decode(request.metadata)
-    request.channel = token.channel
-    async with services.db.read() as session:
-        _, workspace = await credentials.get(session, token.credential)
-    actor = await request.actor(workspace)
-    credential, workspace = await lifecycle.resume(services.db, request.origin(actor), token.credential)
+    credential_id, origin = await submitted(request)
+    credential, workspace = await lifecycle.resume(services.db, origin, credential_id)
     request.changed = workspace
 
     async def then() -> None:
@@ -131,14 +108,13 @@ async def sweep(services: Services, by_sweep: Origin) -> None:
 def suspend_modal(credential: Credential, facts: Block, channel: str | None) -> dict[str, Any]:
     options = {value: option(label, value) for value, (label, _) in LATER.items()}
     later = {"type": "static_select", "options": list(options.values()), "initial_option": options[KEEP]}
-    reason = {"type": "plain_text_input", "max_length": REASON_MAX}
     return modal(
         "Suspend credential?",
         [
             line(bold("Apps that use this credential stop sending mail right away, until somebody resumes it.")),
             facts,
             field("Delete it by itself", "later", later),
-            field("Reason", "reason", reason, "Kept in the audit log. Don't paste the password here.", optional=True),
+            reason_field(),
         ],
         SUSPEND,
         submit="Suspend",

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from storage.access import Action, Actor, Right, may
 from storage.database import Database
 from storage.models import AuditEvent, AuditHead, Credential, Workspace, milliseconds
+from storage.passwords import mask
 from storage.refusals import PersonBarred, Refusal
 
 GENESIS = "0" * 64
@@ -88,6 +89,8 @@ class Attempt:
         self.right: Right | None = None
         self.workspace: Workspace | None = None
         self.credential: Credential | None = None
+        self.credentials: Sequence[Credential] = ()
+        """Instead of one: several, each with a row of its own."""
         self.subject: str | None = None
         self.void = False
         """There was nothing to do after all: no row."""
@@ -142,31 +145,35 @@ async def record(db: Database, what: What, origin: Origin, workspace: Workspace,
 async def _append(db: Database, current: Attempt, what: What, refusal: Refusal | None, reason: str | None) -> None:
     session, origin, right = current.session, current.origin, current.right
     head = (await session.scalars(select(AuditHead))).one()
-    event = AuditEvent(
-        id=head.last_event + 1,
-        at=db.clock(),
-        action=what,
-        outcome="refused" if refusal else "done",
-        cause=refusal.cause if refusal else None,
-        team_id=origin.actor.team,
-        user_id=origin.actor.user,
-        role=right.role if right else None,
-        role_via=right.via if right else None,
-        role_age=right.age if right else None,
-        workspace_id=current.workspace.id if current.workspace else None,
-        credential_id=current.credential.id if current.credential else None,
-        username=current.credential.username if current.credential else None,
-        subject=current.subject,
-        channel_id=origin.channel,
-        surface=origin.surface,
-        source_id=origin.source,
-        reason=reason[:REASON_MAX] if reason else None,
-        reference=origin.reference,
-        previous_hash=head.last_hash,
-    )
-    event.hash = fingerprint(event)
-    session.add(event)
-    await session.execute(update(AuditHead).values(last_event=event.id, last_hash=event.hash))
+    last_event, last_hash = head.last_event, head.last_hash
+    credentials: Sequence[Credential | None] = current.credentials or [current.credential]
+    for credential in credentials:
+        event = AuditEvent(
+            id=last_event + 1,
+            at=db.clock(),
+            action=what,
+            outcome="refused" if refusal else "done",
+            cause=refusal.cause if refusal else None,
+            team_id=origin.actor.team,
+            user_id=origin.actor.user,
+            role=right.role if right else None,
+            role_via=right.via if right else None,
+            role_age=right.age if right else None,
+            workspace_id=current.workspace.id if current.workspace else None,
+            credential_id=credential.id if credential else None,
+            username=credential.username if credential else None,
+            subject=current.subject,
+            channel_id=origin.channel,
+            surface=origin.surface,
+            source_id=origin.source,
+            reason=mask(reason)[:REASON_MAX] if reason else None,
+            reference=origin.reference,
+            previous_hash=last_hash,
+        )
+        event.hash = fingerprint(event)
+        session.add(event)
+        last_event, last_hash = event.id, event.hash
+    await session.execute(update(AuditHead).values(last_event=last_event, last_hash=last_hash))
 
 
 FIELDS = [column.key for column in AuditEvent.__table__.columns if column.key != "hash"]

@@ -32,6 +32,7 @@ PENDING_LIFETIME = timedelta(minutes=5)
 REMIND_BEFORE = (timedelta(days=7), timedelta(days=1))
 SWEEP_BATCH = 100
 SUGGEST_AMONG = 500
+DELETED_AT_ONCE = 500  # in one transaction, which others wait for
 
 
 class Order(StrEnum):
@@ -167,6 +168,25 @@ async def delete(db: Database, origin: Origin, credential_id: str, reason: str |
     return credential, workspace
 
 
+async def delete_some(db: Database, origin: Origin, workspace_id: int, reason: str | None = None) -> Sequence[Credential]:
+    """Deletes up to `DELETED_AT_ONCE` of the workspace's live credentials, the oldest first; none are left when it returns none.
+
+    Raises:
+        NotAllowed (it takes an admin), RoleUnknown, PersonBarred, NoSuchWorkspace.
+    """
+    async with attempt(db, What.DELETE, origin, reason) as current:
+        workspace = await by_id(current.session, workspace_id)
+        await current.allow(Action.ADMINISTER, workspace)
+        live = select(Credential).where(Credential.workspace_id == workspace.id, text(LIVE))
+        gone = (await current.session.scalars(_sorted(live, descending=False).limit(DELETED_AT_ONCE))).all()
+        for credential in gone:
+            _end(credential, origin.actor.user, db.clock())
+        workspace.credential_count -= len(gone)
+        current.credentials = gone
+        current.void = not gone
+    return gone
+
+
 async def overdue(db: Database) -> Sequence[Credential]:
     """Suspended credentials that nobody resumed in the time that was given for it."""
     query = select(Credential).where(Credential.delete_at <= db.clock(), Credential.state == State.SUSPENDED)
@@ -215,16 +235,6 @@ async def by_usernames(session: AsyncSession, usernames: Sequence[str]) -> Seque
     """Those that there are, also deleted ones, in the order of the usernames."""
     found = (await session.scalars(select(Credential).where(Credential.username.in_(usernames)))).all()
     return sorted(found, key=lambda one: usernames.index(one.username))
-
-
-async def live_ids(session: AsyncSession, workspace: Workspace, limit: int) -> Sequence[str]:
-    """Ids of some of the workspace's live credentials, oldest first."""
-    live = select(Credential.id).where(Credential.workspace_id == workspace.id, text(LIVE))
-    return (await session.scalars(live.order_by(Credential.created_at, Credential.id).limit(limit))).all()
-
-
-async def by_request(session: AsyncSession, request_key: str) -> Credential | None:
-    return (await session.scalars(select(Credential).where(Credential.request_key == request_key))).one_or_none()
 
 
 async def find(session: AsyncSession, workspace: Workspace, target: str, limit: int = 10) -> list[Credential]:

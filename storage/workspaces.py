@@ -71,6 +71,12 @@ async def of_channel(session: AsyncSession, team: str | None, channel: str | Non
     return await by_id(session, mapping.workspace_id)
 
 
+async def mapped(session: AsyncSession, team: str, channel: str) -> Workspace | None:
+    """The workspace that the channel is mapped to, also while that is paused."""
+    mapping = await session.get(ChannelMapping, (team, channel))
+    return await by_id(session, mapping.workspace_id) if mapping else None
+
+
 async def channels_of(session: AsyncSession, workspace: Workspace) -> Sequence[ChannelMapping]:
     query = select(ChannelMapping).where(ChannelMapping.workspace_id == workspace.id)
     return (await session.scalars(query.order_by(ChannelMapping.channel_id))).all()

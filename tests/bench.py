@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
@@ -131,7 +132,7 @@ async def fill(db: Database, workspace: Workspace, count: int) -> Place:
     ids: set[str] = set()
     while len(ids) < count:
         ids.add(passwords.new_id())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, credential_id in enumerate(sorted(ids)):
         name = f"App {number} {'needle ' if number in needles else ''}of {workspace.slug}"
         rows.append(

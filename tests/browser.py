@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
@@ -26,7 +27,8 @@ async def demo(argon2: tuple[int, int, int] = CHEAP) -> AsyncIterator[Demo]:
     with tempfile.TemporaryDirectory() as folder:
         running = asyncio.create_task(Demo(Path(folder), 0, 0, argon2).run(started.set_result, stop))
         try:
-            await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            waiting: set[asyncio.Future[Any]] = {running, started}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=30)
             if running.done():
                 running.result()
             yield await asyncio.wait_for(started, 1)

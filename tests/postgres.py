@@ -41,11 +41,11 @@ def private_cluster() -> Iterator[str]:
         if user:
             shutil.chown(home, user)
         data = home / "data"
-        initdb = [tools / "initdb", "-D", data, "-U", "bot", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        initdb: list[str | Path] = [tools / "initdb", "-D", data, "-U", "bot", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
         subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=home, timeout=60)
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        control = [tools / "pg_ctl", "-D", data, "-w", "-t", "30", "-l", home / "log"]
+        control: list[str | Path] = [tools / "pg_ctl", "-D", data, "-w", "-t", "30", "-l", home / "log"]
         subprocess.run([*control, "-o", options, "start"], user=user, check=True, capture_output=True, cwd=home, timeout=60)
         try:
             yield f"postgresql://bot@127.0.0.1:{port}"

@@ -110,6 +110,13 @@ def password_in(person: Person, message: Message) -> Parsed:
     return next(find(person.read(message)))
 
 
+def settings(**given: Any) -> Settings:
+    """With nothing from a `.env`."""
+    make: Any = Settings
+    made: Settings = make(_env_file=None, **given)
+    return made
+
+
 @contextlib.asynccontextmanager
 async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stage]:
     """Starts all of it. `mode`: `socket` or `http`."""
@@ -159,7 +166,7 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
             "log_level": "DEBUG",
             **more,
         }
-        bot = Bot(Settings(_env_file=None, **given), clock, clock.seconds)
+        bot = Bot(settings(**given), clock, clock.seconds)
         await bot.start()
         if mode == "http":
             app.request_url = f"http://127.0.0.1:{bot.port}/slack/events"

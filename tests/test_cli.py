@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from bot.cli import cli
 from sandbox.slack import Slack
-from storage import credentials
+from storage import credentials, passwords
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
@@ -71,10 +70,15 @@ def test_on_the_day_slack_is_down(database_url: str) -> None:
     assert f"{first}: revoked" in revoked.stdout
     assert "smtp-acme-00000000: No credential has that username." in revoked.stderr
     assert "already deleted by shell:" in run("revoke", first).stderr
+    password = passwords.generate("abcdefgh")
+    assert run("revoke", second, "--reason", f"found {password} in a log").exit_code == 0
     rows = [json.loads(line) for line in run("audit", "--json").stdout.splitlines()]
     deleted = next(row for row in rows if row["action"] == "delete" and row["outcome"] == "done")
     assert deleted["user_id"].startswith("shell:")
-    assert deleted["reason"] == "on a laptop that was stolen"
+    assert [row["reason"] for row in rows if row["action"] == "delete" and row["outcome"] == "done"] == [
+        "found [password] in a log",
+        "on a laptop that was stolen",
+    ]
     assert "unbroken" in run("audit", "verify").stdout
 
 

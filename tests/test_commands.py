@@ -26,6 +26,18 @@ async def test_an_unknown_word_gets_a_guess(play: Stage) -> None:
     await play.wanda.sees('I don\'t know "<!channel>".')
 
 
+@pytest.mark.parametrize("word", ["create", "list", "delete", "revoke", "rotate", "suspend", "resume", "whois", "audit"])
+async def test_a_text_of_any_length_gets_an_answer(play: Stage, word: str) -> None:
+    await play.create(play.wanda, "Relay")
+    await play.adam.types(play.mail, f"/smtp {word} " + "x" * 5000)
+    await play.settled()
+    if play.adam.view:
+        await play.adam.closes()
+    else:
+        answer = {"list": "Nothing in Acme matches", "whois": "I couldn't find", "audit": "There is nothing"}
+        await play.adam.sees(answer.get(word, "I couldn't find \"xxx"), play.mail)
+
+
 async def test_a_password_typed_into_a_command_is_not_used_and_not_repeated(play: Stage) -> None:
     password = await play.create(play.wanda, "Relay")
     before = len(play.slack.traffic)

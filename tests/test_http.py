@@ -11,9 +11,8 @@ import aiohttp
 import pytest
 
 from bot.run import Bot, StartError
-from bot.settings import Settings
 from sandbox.slack import Slack
-from tests.stage import MANIFEST, Stage, stage
+from tests.stage import MANIFEST, Stage, settings, stage
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
@@ -124,12 +123,12 @@ async def test_a_wrong_setting_is_named_at_start(tmp_path: Path, change: dict[st
             "slack_api_url": f"{slack.url}/api/",
             "database_url": f"sqlite:///{tmp_path / 'bot.db'}",
         }
-        bot = Bot(Settings(_env_file=None, **(given | change)))
+        bot = Bot(settings(**(given | change)))
         with pytest.raises(StartError, match=says):
             await asyncio.wait_for(bot.start(), 30)
 
 
 async def test_postgresql_on_an_old_schema_is_not_started_on(postgres_url: str, tmp_path: Path) -> None:
-    bot = Bot(Settings(_env_file=None, slack_bot_token="xoxb-1", slack_app_token="xapp-1", database_url=postgres_url))
+    bot = Bot(settings(slack_bot_token="xoxb-1", slack_app_token="xapp-1", database_url=postgres_url))
     with pytest.raises(StartError, match="smtp-bot db upgrade"):
         await bot.start()

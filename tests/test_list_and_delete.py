@@ -8,7 +8,7 @@ import pytest
 from sandbox.people import Person
 from sandbox.world import Message
 from storage import credentials, grants
-from storage.access import Actor
+from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from tests.stage import BY_TEST, Stage
 
@@ -145,8 +145,21 @@ async def test_delete_offers_what_was_probably_meant(play: Stage) -> None:
 async def test_a_name_of_another_workspace_is_not_revealed(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     [credential] = await play.credentials()
-    await play.olga.types(play.other, f"/smtp delete {credential.username}")
-    await play.olga.sees(f'I couldn\'t find "{credential.username}" in this workspace', play.other)
+    await grants.grant(play.db, BY_TEST, play.slack.world.team.id, play.mia.id, Role.WRITER, play.zeta.id)
+    for target in (credential.username, "Relay"):
+        await play.mia.types(play.other, f"/smtp delete {target}")
+        shown = play.mia.read(await play.mia.sees(f'I couldn\'t find "{target}" in this workspace', play.other))
+        assert "Acme" not in shown
+
+
+async def test_a_username_is_found_from_any_channel_by_who_may_delete_it(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    [credential] = await play.credentials()
+    await play.rex.types(play.lobby, f"/smtp delete “{credential.username.upper()}”")
+    assert "Mail workspace  Acme" in play.rex.read(await play.rex.sees_modal("Delete credential?"))
+    await play.rex.submits()
+    await play.rex.sees_modal("Credential deleted")
+    assert await play.passdb() == []
 
 
 async def test_someone_elses_delete_modal_is_authorized_again(play: Stage) -> None:

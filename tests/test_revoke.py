@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.people import NotSeen, Person
-from storage import grants, leaks, logins, passwords
+from storage import audit, grants, leaks, logins, passwords
 from storage.access import Role
 from storage.logins import Use
 from tests.stage import BY_TEST, Stage, stage
@@ -37,7 +37,9 @@ async def test_several_at_once_pasted_in_any_form_from_anywhere(play: Stage, for
     await play.settled()
     assert await play.passdb() == []
     assert [(one.outcome, one.reason) for one in await play.events(action="delete")] == [("done", "laptop stolen")] * 2
-    await play.mia.sees("@rex deleted the SMTP credential Printer", play.mail)
+    told = play.mia.read(await play.mia.sees("@rex deleted 2 SMTP credentials in Acme", play.mail))
+    for part in ("Relay", "Printer", *usernames, "Reason: laptop stolen", "before sending resumes"):
+        assert part in told
 
 
 async def test_each_gets_its_own_answer(play: Stage) -> None:
@@ -112,9 +114,18 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.adam.submits()
     await play.adam.sees_modal("Type acme to confirm")
     play.adam.fills("Type its short name to confirm", "acme")
+    play.adam.fills("Reason", "moving away")
     await play.adam.submits()
     await play.adam.sees_modal("Revoked all 3 credentials of Acme")
+    await play.settled()
     assert await play.passdb() == []
+    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted 3 SMTP credentials in Acme", play.mail))
+    deleted = await play.events(action="delete", outcome="done")
+    assert sorted(str(one.username) for one in deleted) == sorted(one.username for one in await play.credentials())
+    assert {one.role for one in deleted} == {"admin"}
+    assert (await audit.verify(play.db)).broken is None
+    await play.wanda.types(play.mail, "/smtp list")
+    await play.wanda.sees("No SMTP credentials in Acme yet")
 
 
 async def test_fifty_in_one_submission(play: Stage) -> None:
@@ -300,6 +311,13 @@ async def test_the_leak_watch_tells_author_and_responders(tmp_path: Path, mode: 
         [event] = await play.events(action="leak.noticed")
         assert (event.user_id, event.username is not None) == (play.mia.id, True)
         assert await play.passdb()
+        again = {
+            "type": "message",
+            "subtype": "message_changed",
+            "channel": play.mail.id,
+            "message": {"user": play.mia.id, "ts": event.source_id, "text": password},
+        }
+        await play.slack.event(again)
         await play.mia.posts(play.mail, f"and this is none: {passwords.generate('00000000')}")
         await play.settled()
         assert len(await play.events(action="leak.noticed")) == 1
