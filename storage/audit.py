@@ -6,10 +6,11 @@ it and of itself, and `audit_head` the last of them: a row that was changed, rem
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -101,6 +102,21 @@ class Attempt:
         self.right = await may(self.session, self.origin.actor, action, workspace)
         return self.right
 
+    def rows(self, outcome: str, cause: str | None = None) -> list[dict[str, Any]]:
+        """What the audit rows say of the attempt: one, or one for each of several credentials."""
+        right = self.right
+        row = {
+            "outcome": outcome,
+            "cause": cause,
+            "role": right.role if right else None,
+            "role_via": right.via if right else None,
+            "role_age": right.age if right else None,
+            "workspace_id": self.workspace.id if self.workspace else None,
+            "subject": self.subject,
+        }
+        about: Sequence[Credential | None] = self.credentials or [self.credential]
+        return [row | {"credential_id": one.id if one else None, "username": one.username if one else None} for one in about]
+
 
 @asynccontextmanager
 async def attempt(db: Database, what: What, origin: Origin, reason: str | None = None) -> AsyncIterator[Attempt]:
@@ -109,20 +125,23 @@ async def attempt(db: Database, what: What, origin: Origin, reason: str | None =
     A refusal raised inside undoes what the attempt changed, is written down with its cause, and goes on to the caller. Any other
     exception undoes everything and writes nothing.
     """
-    refusal: Refusal | None = None
-    async with db.write() as session:
-        current = Attempt(session, origin)
-        try:
-            if origin.actor.barred:
-                raise PersonBarred(origin.actor.barred)
-            async with session.begin_nested():
+    rows: list[dict[str, Any]] = []
+    try:
+        async with db.write() as session:
+            current = Attempt(session, origin)
+            try:
+                if origin.actor.barred:
+                    raise PersonBarred(origin.actor.barred)
                 yield current
-        except Refusal as raised:
-            refusal = raised
-        if not current.void:
-            await _append(db, current, what, refusal, reason)
-    if refusal is not None:
-        raise refusal
+            except Refusal as refusal:
+                rows = current.rows(outcome="refused", cause=refusal.cause)  # before the session forgets what is undone
+                raise
+            if not current.void:
+                await _append(db, session, what, origin, current.rows(outcome="done"), reason)
+    except Refusal:
+        async with db.write() as session:
+            await _append(db, session, what, origin, rows, reason)
+        raise
 
 
 async def record_refusal(db: Database, what: What, origin: Origin, refusal: Refusal, workspace: Workspace | None) -> None:
@@ -142,33 +161,25 @@ async def record(db: Database, what: What, origin: Origin, workspace: Workspace,
         current.credential = credential
 
 
-async def _append(db: Database, current: Attempt, what: What, refusal: Refusal | None, reason: str | None) -> None:
-    session, origin, right = current.session, current.origin, current.right
+async def _append(
+    db: Database, session: AsyncSession, what: What, origin: Origin, rows: Sequence[Mapping[str, Any]], reason: str | None
+) -> None:
     head = (await session.scalars(select(AuditHead))).one()
     last_event, last_hash = head.last_event, head.last_hash
-    credentials: Sequence[Credential | None] = current.credentials or [current.credential]
-    for credential in credentials:
+    for row in rows:
         event = AuditEvent(
             id=last_event + 1,
             at=db.clock(),
             action=what,
-            outcome="refused" if refusal else "done",
-            cause=refusal.cause if refusal else None,
             team_id=origin.actor.team,
             user_id=origin.actor.user,
-            role=right.role if right else None,
-            role_via=right.via if right else None,
-            role_age=right.age if right else None,
-            workspace_id=current.workspace.id if current.workspace else None,
-            credential_id=credential.id if credential else None,
-            username=credential.username if credential else None,
-            subject=current.subject,
             channel_id=origin.channel,
             surface=origin.surface,
             source_id=origin.source,
             reason=mask(reason)[:REASON_MAX] if reason else None,
             reference=origin.reference,
             previous_hash=last_hash,
+            **row,
         )
         event.hash = fingerprint(event)
         session.add(event)

@@ -16,7 +16,7 @@ from storage import names, passwords
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Database
-from storage.models import LIVE, Credential, State, Workspace
+from storage.models import LIVE, NOT_DELETED, Credential, State, Workspace
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
@@ -77,18 +77,14 @@ async def create_pending(
         session = current.session
         workspace = await of_channel(session, origin.actor.team, channel)
         await current.allow(Action.CREATE, workspace)
-        repeated = select(Credential).where(Credential.request_key == request_key)
-        if (await session.scalars(repeated)).one_or_none():
-            raise AlreadyRequested
         key = names.name_key(name)
-        same = select(Credential.id).where(
-            Credential.workspace_id == workspace.id, Credential.name_key == key, Credential.state != State.DELETED
-        )
-        if (await session.scalars(same)).first():
-            raise NameTaken(name, workspace.name)
+        same_name = and_(Credential.workspace_id == workspace.id, Credential.name_key == key, text(NOT_DELETED))
+        in_the_way = (
+            await session.scalars(select(Credential.request_key).where(or_(Credential.request_key == request_key, same_name)))
+        ).all()
+        if in_the_way:
+            raise AlreadyRequested if request_key in in_the_way else NameTaken(name, workspace.name)
         credential_id = passwords.new_id()
-        while await session.get(Credential, credential_id):
-            credential_id = passwords.new_id()
         credential = Credential(
             id=credential_id,
             workspace_id=workspace.id,
@@ -278,9 +274,6 @@ async def page(
     """
     listed: list[ColumnElement[bool]] = [Credential.workspace_id == workspace.id, text(LIVE)]  # type: ignore[list-item]
     listed += [_contains(names.name_key(word)) for word in words.split()]
-    total = workspace.credential_count
-    if words:
-        total = (await session.scalars(select(func.count()).select_from(Credential).where(*listed))).one()
     descending = order is Order.NEWEST
     anchor = await session.get(Credential, place.credential_id) if place else None
     if anchor is None or anchor.workspace_id != workspace.id:
@@ -297,6 +290,11 @@ async def page(
         rows.reverse()
         if not more and len(rows) < size:
             return await page(session, workspace, order, words, size=size)
+    total = workspace.credential_count
+    if words and place is None and not more:
+        total = len(rows)  # all that match are here: a second search would only count them
+    elif words:
+        total = (await session.scalars(select(func.count()).select_from(Credential).where(*listed))).one()
     first = min(place.position, max(total - len(rows), 0)) + 1 if place else 1
     if place and not backwards and not more:
         first = max(total - len(rows), 0) + 1

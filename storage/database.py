@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -78,6 +78,8 @@ class Database:
         self._notes = self._connect(2, durable=False)
         self._writer = self._engine.execution_options(begin="IMMEDIATE")
         self._note_writer = self._notes.execution_options(begin="IMMEDIATE")
+        # SQLite lets writers of one process wait by polling, in no order; here they stand in a queue.
+        self._turn: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.sqlite else nullcontext()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -91,7 +93,7 @@ class Database:
 
         Used by `audit.attempt` alone: no audit, no change.
         """
-        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+        async with self._turn, AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
             if not self.sqlite:
                 await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
             yield session
@@ -99,7 +101,7 @@ class Database:
     @asynccontextmanager
     async def note(self) -> AsyncIterator[AsyncSession]:
         """A short write transaction for what needs no audit row and may be lost in a power failure."""
-        async with AsyncSession(self._note_writer, expire_on_commit=False) as session, session.begin():
+        async with self._turn, AsyncSession(self._note_writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     async def autocommit(self) -> AsyncConnection:
