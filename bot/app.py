@@ -22,7 +22,6 @@ def build(services: Services) -> AsyncApp:
     log the body of what it refuses.
     """
     app = AsyncApp(
-        token=services.settings.slack_bot_token.get_secret_value(),
         client=services.client,
         process_before_response=True,
         request_verification_enabled=False,

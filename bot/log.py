@@ -12,7 +12,7 @@ from storage.passwords import mask
 
 OURS = ("bot", "storage", "mailauth", "sandbox")
 # Below INFO, slack_sdk and Bolt log whole bodies and response_urls; SQL drivers log parameters.
-SPEAK_AT_INFO = ("slack_bolt", "slack_sdk", "uvicorn.error")
+SPEAK_AT_INFO = ("slack_bolt", "slack_sdk")
 SECRET = re.compile(r"(xox[a-z]|xapp)-[\w-]+|https://hooks\.slack\.com/\S+|/response/\S+|\b\d+\.\d+\.[0-9a-f]{32}\b")
 
 

@@ -163,7 +163,8 @@ class Demo:
             await self.slack.world.changed(5)
             async with db.read() as session:
                 states = set((await session.scalars(text("SELECT DISTINCT state FROM credentials"))).all())
-            done = ({"create"} if "active" in states else set()) | ({"create", "revoke"} if "deleted" in states and mail.logins else set())
+            refused = bool(mail.logins) and not mail.logins[-1].accepted
+            done = ({"create"} if states & {"active", "deleted"} else set()) | ({"revoke"} if "deleted" in states and refused else set())
             if done - self.page.done:
                 self.page.done |= done
                 self.slack.world.touch()

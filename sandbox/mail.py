@@ -1,6 +1,9 @@
 """A mail server on your own machine: it asks for a log-in, writes down how that went, and sends what it takes nowhere."""
 
 import asyncio
+import base64
+import binascii
+import smtplib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -89,9 +92,6 @@ class _Smtp(SMTP):
         return await self._answer(login, password)
 
     def _decoded(self, text: str) -> bytes:
-        import base64
-        import binascii
-
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error:
@@ -100,8 +100,6 @@ class _Smtp(SMTP):
 
 def send_test_mail(port: int, username: str, password: str) -> str:
     """Logs in and sends a message, as an app would; what the server said. Blocks: call it in a thread."""
-    import smtplib
-
     try:
         with smtplib.SMTP("127.0.0.1", port, timeout=SEND_TIMEOUT) as smtp:
             smtp.login(username, password)

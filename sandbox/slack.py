@@ -272,7 +272,7 @@ class Slack:
             return 400, json.dumps(error.answer)
         text = str(given.get("text") or "")
         if given.get("replace_original") and url.message in self.world.messages[url.channel]:
-            url.message.text, url.message.blocks, url.message.edited = text, blocks, True
+            url.message.text, url.message.blocks = text, blocks
             self.world.touch()
             return 200, "ok"
         public = given.get("response_type") == "in_channel"
@@ -325,7 +325,10 @@ class Slack:
     # --- to the app ---
     async def deliver(self, kind: str, payload: Json, headers: Mapping[str, str] | None = None) -> Ack:
         """Sends the app a `slash_commands`, `interactive` or `events_api` payload and waits for its acknowledgement."""
-        if self.world.installed().request_url is None:
+        app = self.world.installed()
+        if kind == "interactive" and not app.interactive:
+            return Ack(trouble="app_missing_action_url")
+        if app.request_url is None:
             ack = await self._deliver_socket(kind, payload)
         else:
             ack = await self._deliver_http(kind, payload, headers or {})

@@ -48,7 +48,6 @@ class Group:
     handle: str
     name: str
     users: list[str]
-    updated: int = 0
     disabled: bool = False
 
 
@@ -77,8 +76,6 @@ class Message:
     blocks: list[Json] = field(default_factory=list)
     ephemeral_to: str | None = None
     thread_ts: str | None = None
-    edited: bool = False
-    broadcasts: tuple[str, ...] = ()
     state: defaultdict[str, Values] = field(default_factory=lambda: defaultdict(dict))
 
 
@@ -143,7 +140,6 @@ class World:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.team = Team("T0SANDBOX", "Sandbox", "sandbox")
-        self.teams = {self.team.id: self.team}
         self.users: dict[str, User] = {}
         self.groups: dict[str, Group] = {}
         self.channels: dict[str, Channel] = {}
@@ -240,14 +236,6 @@ class World:
     # --- who sees what ---
     def bot_is_in(self, channel: Channel) -> bool:
         return self.installed().bot_user in channel.members
-
-    def readers(self, channel_id: str) -> frozenset[str]:
-        """Everybody who could read a public message there: its members, and for a public channel every full member of the team."""
-        channel = self.channels[channel_id]
-        people = set(channel.members)
-        if channel.kind == "public":
-            people |= {one.id for one in self.users.values() if one.team_id == self.team.id and not one.is_guest}
-        return frozenset(one for one in people if not self.users[one].is_bot)
 
     def visible_messages(self, user_id: str, channel_id: str) -> list[Message]:
         """What the person sees in a channel now; nothing where they are not a member."""

@@ -101,9 +101,6 @@ class Stage:
         async with self.db.read() as session:
             return list((await session.scalars(text("SELECT username FROM smtp_passdb ORDER BY username"))).all())
 
-    def everything_sent(self) -> str:
-        return "\n".join(exchange.sent + exchange.answer for exchange in self.slack.traffic)
-
 
 def password_in(person: Person, message: Message) -> Parsed:
     """The password that a message shows."""

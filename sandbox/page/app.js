@@ -80,7 +80,7 @@ function draw() {
   $("mailport").textContent = `127.0.0.1 port ${state.mail.port}`;
   part("logins", state.mail.logins, () => state.mail.logins.toReversed().map((one) => make("li", {},
     make("span", { class: one.ok ? "yes" : "no", text: one.ok ? "accepted " : "refused " }), make("code", { text: one.username }),
-    make("div", { class: "muted", text: `${when(one.at)} · ${one.why}` }))));
+    make("div", { class: "muted", text: one.ok ? when(one.at) : `${when(one.at)} · ${one.why}` }))));
   part("log", $("logpane").open ? state.log : [], () => ($("logpane").open ? state.log : []).toReversed().map((one) => make("li", {},
     `${one.way} · ${one.what} · ${one.status}`, make("code", { text: one.text }))));
 }
