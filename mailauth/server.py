@@ -397,6 +397,9 @@ def _parent(config: AuthdConfig, auth: socket.socket, policy_socket: socket.sock
     def spawn(number: int) -> None:
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # so that a signal finds each child in `children`, or none
+        if stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+            return
         child = os.fork()
         if child == 0:
             status = 1
@@ -424,5 +427,4 @@ def _parent(config: AuthdConfig, auth: socket.socket, policy_socket: socket.sock
         if not stopping:
             log.error("worker ended and is started again", worker=number, status=os.waitstatus_to_exitcode(status))
             time.sleep(RESTART_WAIT)
-            if not stopping:
-                spawn(number)
+            spawn(number)
