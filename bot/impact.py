@@ -82,7 +82,7 @@ async def follow(request: Request, credential: Credential, what: What, view: Cal
     shown = ""
     deadline = asyncio.get_running_loop().time() + FOLLOWED
     while True:
-        proof = await mail_servers.proof(services.db, credential.id, what)
+        proof = await mail_servers.proof(services.db, credential.username, what)
         sentence = proof_sentence(proof)
         if sentence != shown:
             shown = sentence

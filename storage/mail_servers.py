@@ -29,11 +29,11 @@ class Proof:
         return self.confirmed + len(self.waiting)
 
 
-async def proof(db: Database, credential_id: str, what: What) -> Proof:
-    """Whether the mail servers have seen the last change of this kind to the credential."""
+async def proof(db: Database, username: str, what: What) -> Proof:
+    """Whether the mail servers have seen the last change of this kind to the credential with this username."""
     now = db.clock()
     change = select(func.max(AuditEvent.id)).where(
-        AuditEvent.credential_id == credential_id, AuditEvent.action == what, AuditEvent.outcome == "done"
+        AuditEvent.username == username, AuditEvent.action == what, AuditEvent.outcome == "done"
     )
     living = select(MailServer).where(MailServer.stopped.is_(False), MailServer.seen_at >= now - ALIVE).order_by(MailServer.name)
     async with db.read() as session:
