@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 
 from storage import names, passwords
-from storage.database import Database
-from storage.models import Credential, State
+from storage.credentials import rows
+from storage.database import Database, Transaction
+from storage.models import CREDENTIALS, Credential, State
 from storage.passwords import Hasher, Parsed
 
 TEXT_MAX = 100_000  # characters looked at: more than Slack takes in a message
@@ -76,21 +77,24 @@ def _readings(text: str) -> Iterator[str]:
             continue
 
 
+def candidates(tx: Transaction, parsed: Parsed) -> list[Credential]:
+    """The credentials that a password may belong to: the one that it names, or the few with its tag."""
+    if parsed.credential_id:
+        which: ColumnElement[bool] = CREDENTIALS.c.id == parsed.credential_id
+    else:
+        tag = passwords.tag(parsed.canonical)
+        which = and_(CREDENTIALS.c.device, or_(CREDENTIALS.c.password_tag == tag, CREDENTIALS.c.previous_tag == tag))
+    return rows(tx, select(CREDENTIALS).where(which).limit(CANDIDATES))
+
+
 async def resolve(db: Database, hasher: Hasher, parsed: Parsed) -> tuple[Credential, Standing] | None:
     """The credential that a password belongs to, and what it is worth; None when it is nobody's."""
-    async with db.read() as session:
-        if parsed.credential_id:
-            credential = await session.get(Credential, parsed.credential_id)
-            candidates = [credential] if credential else []
-        else:
-            tag = passwords.tag(parsed.canonical)
-            query = select(Credential).where(or_(Credential.password_tag == tag, Credential.previous_tag == tag)).limit(CANDIDATES)
-            candidates = list((await session.scalars(query)).all())
+    possible = await db.read(candidates, parsed)
     now = db.clock()
-    for credential in candidates:
+    for credential in possible:
         if credential.password_hash and await hasher.verify(credential.password_hash, parsed.canonical):
             return credential, Standing.LIVE if credential.state == State.ACTIVE else Standing.DEAD
         if credential.previous_hash and await hasher.verify(credential.previous_hash, parsed.canonical):
             works = credential.state == State.ACTIVE and credential.previous_until and credential.previous_until > now
             return credential, Standing.PREVIOUS if works else Standing.DEAD
-    return (candidates[0], Standing.DEAD) if parsed.credential_id and candidates else None
+    return (possible[0], Standing.DEAD) if parsed.credential_id and possible else None
