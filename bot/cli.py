@@ -15,11 +15,11 @@ import typer
 from bot import log
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
-from bot.texts import sentence
+from bot.texts import TROUBLES, sentence
 from storage import audit, credentials, grants, listing, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database
+from storage.database import Database, OutcomeUnknown, Unavailable
 from storage.listing import Order
 from storage.models import AuditEvent, Credential, Workspace
 from storage.refusals import NoSuchCredential, Refusal
@@ -90,6 +90,10 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
         fail(str(error))
     except Refusal as refusal:
         fail(flat(sentence(refusal, read.bot_command)))
+    except Unavailable as error:
+        fail(TROUBLES[error.trouble])
+    except OutcomeUnknown:
+        fail("The database's answer was lost: it may have been done or not. Look before you try again: smtp-bot audit")
 
 
 @cli.command()

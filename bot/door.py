@@ -5,6 +5,7 @@ Slack's 3 seconds, because its answer shows in the modal, and may leave somethin
 https://docs.slack.dev/interactivity/handling-user-interaction
 """
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,10 +23,11 @@ from bot.people import Presence
 from bot.services import Services, acknowledgement_sent, first_delivery, new_reference
 from bot.slack import Away, Ok, Refused, View
 from bot.texts import SlackAway, TriggerExpired
-from storage import access, audit
+from storage import access, audit, errands
 from storage.access import Action, Actor, Right
 from storage.audit import Origin, Surface, What
-from storage.database import Transaction, Unavailable, time_limit
+from storage.database import OutcomeUnknown, Transaction, Unavailable, time_limit
+from storage.errands import Kind
 from storage.models import Workspace
 from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated
 
@@ -317,10 +319,26 @@ class Door:
             outcome = "failed"
             _log_failure(error, request)
             await tell(texts.failure(error, request.reference))
+            if isinstance(error, OutcomeUnknown):
+                self._services.work.begin(self._look_later(request))
         finally:
             handled.labels(request.surface, outcome).inc()
             took.labels(request.surface).observe(time.monotonic() - started)
         return outcome != "done"
+
+    async def _look_later(self, request: Request) -> None:
+        """Owes the person what became of it, as soon as the database takes that down."""
+
+        def owe(tx: Transaction) -> None:
+            errands.add(tx, Kind.OUTCOME, person=request.user, channel_id=request.channel, ids=(request.reference,))
+
+        for wait in self._services.limits.looked_up_after:
+            await asyncio.sleep(wait)
+            with contextlib.suppress(Unavailable):
+                await self._services.db.note(owe)
+                self._services.db.owed()
+                return
+        log.error("could not tell what became of a request", reference=request.reference)
 
     async def _draw_home(self, request: Request) -> None:
         if self.draw_home is None:

@@ -132,14 +132,6 @@ class People:
             return True
         return account.guest or self._barred(account, None) is not None
 
-    def forget_person(self, user: str) -> None:
-        """Slack says that the account changed."""
-        self._accounts.forget(user)
-
-    def forget_groups(self) -> None:
-        """Slack says that a group changed. Its event may list the members incompletely, so they are asked for anew."""
-        self._members.forget()
-
     def _age(self, known: "_Known[Any]") -> int:
         return int(self._now() - known.asked)
 
@@ -225,13 +217,6 @@ class _Memory(Generic[Answer]):
             self._asking[key] = asking, moment
             asking.add_done_callback(lambda done: self._asked(key, done))
         return await asyncio.shield(asking) or self._usable(key, moment)
-
-    def forget(self, key: str | None = None) -> None:
-        """One of them, or all."""
-        if key is None:
-            self._known.clear()
-        else:
-            self._known.pop(key, None)
 
     def _usable(self, key: str, moment: datetime | None) -> _Known[Answer] | None:
         known = self._known.get(key)

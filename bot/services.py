@@ -25,6 +25,8 @@ class Limits:
     """Until a modal's submission is answered, inside Slack's 3."""
     work: float = 60.0
     """For all that follows an acknowledgement."""
+    looked_up_after: tuple[float, ...] = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+    """Between two tries to write down that somebody must be told an outcome that is not known yet."""
 
 
 @dataclass

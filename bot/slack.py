@@ -519,7 +519,9 @@ async def _exchange(
                 if len(received) > BODY_MAX:
                     return Away("too_large", unclear=True), None
             return judge(answer.status, answer.headers, bytes(received), plain)
-    except (ClientConnectorError, ClientHttpProxyError, ConnectionTimeoutError):
+    except ConnectionTimeoutError:
+        return Away("unreachable", unclear=False), None
+    except (ClientConnectorError, ClientHttpProxyError):
         return Away("unreachable", unclear=False), 0.0
     except Exception as error:  # the client, its parsers and the network raise of many kinds; none of them says that nothing was done
         return Away(type(error).__name__, unclear=True), None

@@ -23,9 +23,14 @@ def first_time(tx: Transaction, key: str) -> bool:
 
 
 def mark(tx: Transaction, key: str) -> None:
-    """Slack says that the user or user group changed just now; what was asked about it before counts no more. A note."""
+    """Slack says that the user or user group changed just now; what was asked about it before counts no more. A note.
+
+    Moments of one key only grow, whatever the clocks of two replicas say.
+    """
     insert = sqlite.insert(MOMENTS) if tx.sqlite else postgresql.insert(MOMENTS)
-    tx.connection.execute(insert.values(key=key, at=tx.now).on_conflict_do_update(index_elements=["key"], set_={"at": tx.now}))
+    before = tx.connection.scalar(select(MOMENTS.c.at).where(MOMENTS.c.key == key))
+    moment = max(tx.now, before + timedelta(milliseconds=1)) if before else tx.now
+    tx.connection.execute(insert.values(key=key, at=moment).on_conflict_do_update(index_elements=["key"], set_={"at": moment}))
 
 
 def moments(tx: Transaction, keys: Iterable[str]) -> dict[str, datetime]:
