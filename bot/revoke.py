@@ -16,12 +16,13 @@ from bot.blocks import DIVIDER, Block, Piece, bold, code, foot, line, modal, pla
 from bot.codec import OnMany, OnSlug
 from bot.door import Answer, Door, InputInvalid, Request, describe, notice, update
 from bot.reason import given_reason, reason_field
-from storage import access, credentials, leaks, mail_servers, workspaces
+from storage import access, credentials, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
 from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import NoSuchWorkspace, NotAllowed, PersonBarred, Refusal
+from storage.typed import read
 
 REVOKE = "revoke_credentials"
 ASK = "ask_username"
@@ -54,7 +55,7 @@ async def typed(request: Request, rest: str) -> None:
     """`/smtp revoke <username> [...]`, pasted in any form; `/smtp revoke workspace:SLUG` for a whole workspace."""
     if rest.startswith(WHOLE_PREFIX):
         return await open_whole(request, rest.removeprefix(WHOLE_PREFIX).strip())
-    usernames = leaks.find(rest).usernames
+    usernames = read(rest).usernames
     if not usernames:
         await request.open(ask_modal(EXAMPLE if rest else None))
         return None
@@ -67,7 +68,7 @@ async def submit_ask(request: Request) -> Answer:
     text = str(blocks.values(request.view or {}).get("username") or "")
     if looks_like_password(text):
         raise InputInvalid("username", "Enter the username only, never the password.")
-    usernames = leaks.find(text).usernames
+    usernames = read(text).usernames
     if not usernames:
         raise InputInvalid("username", EXAMPLE)
     targets = await look_up(request, usernames)

@@ -12,11 +12,12 @@ from bot.delete import OPEN_DELETE
 from bot.door import Request
 from bot.leak import resolved
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
-from storage import access, credentials, leaks, mail_servers, workspaces
+from storage import access, credentials, mail_servers, workspaces
 from storage.access import TABLE, Action
 from storage.leaks import Standing
 from storage.models import Credential, State, Workspace
 from storage.refusals import PersonBarred
+from storage.typed import read
 
 SHOWN = 8
 STATES = {
@@ -33,7 +34,7 @@ async def typed(request: Request, rest: str) -> None:
     actor = await request.actor(everywhere=True)
     if actor.barred:
         raise PersonBarred(actor.barred)
-    found = leaks.find(rest)
+    found = read(rest)
     live: set[str] = set()
     asked = list(found.usernames)
     for credential, standing in await resolved(services, found):
