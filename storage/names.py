@@ -23,8 +23,10 @@ INVISIBLE = re.compile(
 # the Braille letter that is drawn as a blank.
 _HIDDEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 _BLANK = "\u2800"
-# An emoji keyboard writes the selector behind a symbol; without it the symbol is the same one.
-_EMOJI_STYLE = re.compile("(?<=[\u2190-\u2bff\u3297\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f]")
+# An emoji keyboard writes a selector behind a symbol, or between a digit and its key; without it the symbol is the same one.
+_EMOJI_STYLE = re.compile(
+    "(?<=[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f]|\ufe0f(?=\u20e3)"
+)
 # UTS 39, section 5.4: no more than four nonspacing marks in a row, and none of them twice.
 MARKS_MAX = 4
 # What keyboards and word processors write for a hyphen and for straight quotes.

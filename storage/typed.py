@@ -37,7 +37,7 @@ _MARK_MAX = 3  # `***` and ``` are the longest
 _COLOUR = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _BARE_COLOUR = re.compile(r"(?:\^\[)?\[[0-9;]{1,20}m")  # Slack and many a viewer drop the escape character before it
 _ESCAPE = re.compile(
-    r"\\(?:u\{?(?P<u>[0-9a-fA-F]{4,6})\}?|x(?P<x>[0-9a-fA-F]{2})|(?P<o>[0-3][0-7]{2})|(?P<c>[abefnrtv0]|[^\w\s]))"
+    r"\\(?:u\{(?P<braced>[0-9a-fA-F]{1,6})\}|u(?P<u>[0-9a-fA-F]{4})|x(?P<x>[0-9a-fA-F]{2})|(?P<o>[0-3][0-7]{2})|(?P<c>[abefnrtv0]|[^\w\s]))"
     r"|#(?P<syslog>0[0-3][0-7])"  # rsyslog: parser.escapeControlCharactersOnReceive
 )
 _LETTERS = {"a": "\a", "b": "\b", "e": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0"}
@@ -103,7 +103,7 @@ def command(text: str, name: str) -> tuple[str, str]:
 def unquote(text: str) -> str:
     """The text without blanks around it, and without the quotes, plain or typographic, that stand around all of it."""
     text = text.strip()
-    while len(text) >= 2 and _QUOTES.get(text[0]) == text[-1] and not _quotes_within(text[1:-1], text[0]):
+    while len(text) >= 2 and _QUOTES.get(text[0]) == text[-1] and not _quotes_within(text, text[0]):
         text = text[1:-1].strip()
     return text
 
@@ -210,8 +210,9 @@ def _unformatted(text: str) -> str:
 
 
 def _quotes_within(text: str, quote: str) -> bool:
-    """Whether the quote stands in it as a quote, not as an apostrophe."""
-    ends = {quote, _QUOTES[quote]}
+    """Whether the quote stands in it, not only around it, as a quote and not as an apostrophe."""
+    ends = quote + _QUOTES[quote]
+    text = text.strip(ends)
     return any(char in ends and not (text[at - 1 : at].isalnum() and text[at + 1 : at + 2].isalnum()) for at, char in enumerate(text))
 
 
@@ -234,7 +235,7 @@ def _decoded(text: str) -> str:
 def _unescaped(match: re.Match[str]) -> str:
     if match["c"]:
         return _LETTERS.get(match["c"], match["c"])
-    code = int(match["u"] or match["x"] or "0", 16) or int(match["o"] or match["syslog"] or "0", 8)
+    code = int(match["braced"] or match["u"] or match["x"] or "0", 16) or int(match["o"] or match["syslog"] or "0", 8)
     return chr(code) if code < 0x110000 else "\ufffd"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.people import NotSeen, Person
-from storage import audit, grants, logins, passwords
+from storage import audit, grants, logins, passwords, typed
 from storage.access import Role
 from storage.logins import Use
 from tests.stage import BY_TEST, Stage, stage
