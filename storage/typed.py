@@ -22,6 +22,7 @@ TEXT_MAX = 100_000  # characters looked at: more than Slack takes in a message
 READ_MAX = 10 * TEXT_MAX  # characters of all decodings of one text
 DEPTH = 4  # encodings within encodings that are undone
 BASE64_MAX = 200  # runs that are decoded
+QUOTES_MAX = 8  # kinds of quotes around quotes
 FOUND_MAX = 50  # usernames, passwords and mentions, each
 
 _USERNAME = re.compile(rf"(?<![a-z0-9])(?<![a-z0-9]-){names.USERNAME.pattern}(?!-*[a-z0-9])")
@@ -30,7 +31,8 @@ _REFERENCE = re.compile(
     r"<(?:[@#](?P<id>[A-Z0-9]+)|!(?P<special>[^<>|]*)|(?P<link>[a-z][a-z0-9+.-]{0,30}:[^<>|\s]*))(?:\|(?P<label>[^<>]*))?>"
 )
 _SUBTEAM = re.compile(r"subteam\^([A-Z0-9]+)")
-_ENTITY = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}  # the three that Slack writes
+_SLACK_ENTITY = re.compile("&(?:amp|lt|gt);")
+_ENTITY = re.compile("&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,31});?")
 _MARK = re.compile(r"`+|\*+|_+|~+")
 _MARK_MAX = 3  # `***` and ``` are the longest
 
@@ -49,6 +51,8 @@ _TEXT_BYTES = bytes([0, 9, 10, 13, 27, *range(32, 127)])
 
 _QUOTES = {'"': '"', "'": "'", "«": "»", "»": "«", "‹": "›", "›": "‹", "「": "」", "『": "』"}
 _BLANK = re.compile(r"[^\S\n]|[\u2800\x85]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _EM = re.compile("[\u2014\u2015\u2e3a\u2e3b]")
 
@@ -57,7 +61,7 @@ _EM = re.compile("[\u2014\u2015\u2e3a\u2e3b]")
 class Typed:
     """A person's text, understood."""
 
-    words: str
+    words: str = field(repr=False)
     """The text as meant: Slack's references, its escapes and formatting undone, invisible characters gone, quotes, dashes and blanks those
     of a plain keyboard, without quotes or blanks around."""
     usernames: list[str] = field(default_factory=list)
@@ -90,21 +94,21 @@ def command(text: str, name: str) -> tuple[str, str]:
     Args:
         name: of the slash command, such as `/smtp`; typed again before the word it does not count.
     """
-    word, rest = "", _plain(text[:TEXT_MAX])
-    while rest:
-        word, rest = (*rest.split(maxsplit=1), "")[:2]
-        word = word.lower()
-        if word not in (name.lower(), name.lower().removeprefix("/")):
-            break
-        word = ""
-    return word.strip(":,.;!?"), unquote(rest)
+    repeated = re.compile(rf"(?:/?{re.escape(name.removeprefix('/'))}(?!\S)\s*)*", re.IGNORECASE)
+    word, rest = (*repeated.sub("", _plain(text[:TEXT_MAX]), count=1).split(maxsplit=1), "", "")[:2]
+    return word.lower().strip(":,.;!?"), unquote(rest)
 
 
 def unquote(text: str) -> str:
     """The text without blanks around it, and without the quotes, plain or typographic, that stand around all of it."""
     text = text.strip()
-    while len(text) >= 2 and _QUOTES.get(text[0]) == text[-1] and not _quotes_within(text, text[0]):
-        text = text[1:-1].strip()
+    for _ in range(QUOTES_MAX):
+        ends = text[:1] + _QUOTES.get(text[:1], "")
+        within = text.strip(ends)
+        if len(text) < 2 or _QUOTES.get(text[0]) != text[-1] or _quoted(within, ends):
+            break
+        layers = min(len(text) - len(text.lstrip(ends)), len(text) - len(text.rstrip(ends)))
+        text = text[layers:-layers].strip() if within else ""
     return text
 
 
@@ -146,7 +150,7 @@ def readings(text: str) -> Iterator[str]:
 # --- the words ---
 def _plain(text: str) -> str:
     text = _REFERENCE.sub(_referred, text)
-    text = re.sub("&(?:amp|lt|gt);", lambda match: _ENTITY[match[0]], text)
+    text = _SLACK_ENTITY.sub(lambda match: html.unescape(match[0]), text)
     text = _visible(_COLOUR.sub("", text))
     return unquote(_unformatted(text.translate(names.TYPOGRAPHY)))
 
@@ -175,7 +179,7 @@ def _visible(text: str) -> str:
     """Without characters that nobody sees, every blank a plain one, every line end a line feed."""
     text = names.INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n"))
     text = _BLANK.sub(" ", text)
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "", re.sub("[\ud800-\udfff]", "\ufffd", text))
+    return _CONTROL.sub("", _SURROGATE.sub("\ufffd", text))
 
 
 def _unformatted(text: str) -> str:
@@ -209,24 +213,22 @@ def _unformatted(text: str) -> str:
     return "".join([*parts, text[kept:]])
 
 
-def _quotes_within(text: str, quote: str) -> bool:
-    """Whether the quote stands in it, not only around it, as a quote and not as an apostrophe."""
-    ends = quote + _QUOTES[quote]
-    text = text.strip(ends)
-    return any(char in ends and not (text[at - 1 : at].isalnum() and text[at + 1 : at + 2].isalnum()) for at, char in enumerate(text))
+def _quoted(text: str, quotes: str) -> bool:
+    """Whether one of the quotes stands in it as a quote, not as an apostrophe."""
+    return any(char in quotes and not (text[at - 1 : at].isalnum() and text[at + 1 : at + 2].isalnum()) for at, char in enumerate(text))
 
 
 # --- what it may hide ---
 def _spellings(text: str) -> Iterator[str]:
-    """The text with plain hyphens and blanks and without invisible characters; a long dash and a colour may part words or not."""
-    bare = _BARE_COLOUR.sub(" ", _COLOUR.sub(" ", text))
-    yield _visible(bare).translate(names.TYPOGRAPHY).translate(_FULL_WIDTH)
+    """The text with plain hyphens and blanks and without invisible characters; a control character parts words, a long dash may."""
+    text = _CONTROL.sub(" ", _BARE_COLOUR.sub(" ", _COLOUR.sub(" ", text)))
+    yield _visible(text).translate(names.TYPOGRAPHY).translate(_FULL_WIDTH)
     if _EM.search(text):
-        yield _visible(_EM.sub(" ", bare)).translate(names.TYPOGRAPHY).translate(_FULL_WIDTH)
+        yield _visible(_EM.sub(" ", text)).translate(names.TYPOGRAPHY).translate(_FULL_WIDTH)
 
 
 def _decoded(text: str) -> str:
-    text = _ESCAPE.sub(_unescaped, html.unescape(text) if "&" in text else text)
+    text = _ESCAPE.sub(_unescaped, _ENTITY.sub(lambda match: html.unescape(match[0]), text))
     text = _BARE_COLOUR.sub("", _COLOUR.sub("", text))
     text = _PERCENT.sub(lambda match: unquote_to_bytes(match[0]).decode("utf-8", "replace"), text)
     return _QUOTED_PRINTABLE.sub(lambda match: chr(int(match[1], 16)) if match[1] else "", text)
@@ -255,4 +257,4 @@ def _from_base64(run: str) -> Iterator[str]:
             continue
         if data[1::2].count(0) * 4 > len(data):  # UTF-16, as PowerShell writes it
             data = data.replace(b"\0", b"")
-        yield data.decode("utf-8", "replace").replace("\0", " ")
+        yield data.decode("utf-8", "replace")

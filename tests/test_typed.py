@@ -147,6 +147,15 @@ def test_a_username_is_found_in_whatever_it_was_wrapped(text: str) -> None:
     assert typed.read(made(text)).usernames == [USERNAME]
 
 
+def test_base64_in_lines_is_read_across_them() -> None:
+    for before in range(40, 60):
+        lines = b64encode(f"{'x' * before} {USERNAME} {PASSWORD}".encode()).decode()
+        for end in ("\n", "\r\n", "\n    "):
+            found = typed.read("data: |\n    " + end.join(lines[at : at + 76] for at in range(0, len(lines), 76)))
+            assert found.usernames == [USERNAME]
+            assert [one.canonical for one in found.passwords] == [PASSWORD]
+
+
 NO_USERNAME = ["x{u}", "{u}x", "{u}-old", "old-{u}", "smtp-acme", "smtp-acme-7k2m9xlo", "smtp--7k2m9x4q1", "smtp acme 7k2m9x4q"]
 
 
@@ -172,6 +181,11 @@ FINDS_PASSWORD = [
     "auth: {b64:{'auths':{'m':{'auth':'{b64:{u}:{pw}}'}}}}",
     "Authorization: Basic {b64:{u}:{pw}}",
     "{b64url:???{pw}}",
+    "\0{u}\0{pw}",
+    r"\0{u}\0{pw}",
+    r"\x00{u}\x00{pw}",
+    "%00{u}%00{pw}",
+    "{u}\x1f{pw}",
     "password=\x1b[32m{pw}\x1b[0m",
     "password=[32m{pw}[0m",
     "smtp1\u200b" + PASSWORD[5:],
@@ -439,6 +453,7 @@ HOSTILE = {
     "colours": "\x1b]",
     "likenesses": "smt smtp1 smtp-a-",
     "quotes": "'\"«‹",
+    "a long number": "&#" + "9" * 5000,
     "runs": "QUFBQUFBQUFBQUFBQUFBQUFB.",
 }
 
