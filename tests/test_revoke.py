@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.people import NotSeen, Person
-from storage import audit, grants, leaks, logins, passwords
+from storage import audit, grants, logins, passwords, typed
 from storage.access import Role
 from storage.logins import Use
 from tests.stage import BY_TEST, Stage, stage
@@ -235,11 +235,11 @@ async def test_a_message_that_is_gone_and_people_from_elsewhere(play: Stage) -> 
 def test_a_long_message_of_look_alikes_is_read_in_bounded_work() -> None:
     real = passwords.generate("abcdefgh")
     likes = " ".join(f"smtp1{number:05d}" for number in range(3_300)) + " smt" * 1000 + "smtp-acme-" * 300
-    found = leaks.find(likes[:39_900] + " " + real)
+    found = typed.read(likes[:39_900] + " " + real)
     assert [one.canonical for one in found.passwords] == [real]
-    assert len(leaks.find(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == leaks.FOUND_MAX
-    assert leaks.find(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
-    assert leaks.find("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
+    assert len(typed.read(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == typed.FOUND_MAX
+    assert typed.read(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
+    assert typed.read("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
 
 
 async def test_whois_tells_whose_it_is_to_those_who_may_see_it(play: Stage) -> None:
