@@ -11,6 +11,7 @@ from storage import names, passwords
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
+from storage.journal import digest
 from storage.models import CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, Credential, State, Workspace, as_row
 from storage.refusals import (
     AlreadyDeleted,
@@ -241,6 +242,13 @@ def delete_some(tx: Transaction, origin: Origin, workspace_id: int, reason: str 
     return len(living)
 
 
+def delete_again(current: Attempt, living: Sequence[Credential], workspace: Workspace) -> None:
+    """Deletes what was deleted before a restore, within that attempt; all of one workspace."""
+    current.workspace = workspace
+    _count(current.tx, workspace.id, -sum(one.state != State.PENDING for one in living))
+    current.credentials = _end_all(current.tx, living, current.origin.actor.user)
+
+
 def overdue(tx: Transaction) -> list[Credential]:
     """Suspended credentials that nobody resumed in the time that was given for it."""
     query = select(CREDENTIALS).where(CREDENTIALS.c.delete_at <= tx.now, CREDENTIALS.c.state == State.SUSPENDED.value)
@@ -289,7 +297,10 @@ def rows(tx: Transaction, query: Any) -> list[Credential]:
 def save(tx: Transaction, credential: Credential, **changes: Any) -> Credential:
     """Writes the changed columns; returns the row as it is then. Within an attempt only."""
     tx.connection.execute(update(CREDENTIALS).where(CREDENTIALS.c.id == credential.id).values(**changes))
-    return replace(credential, **changes)
+    after = replace(credential, **changes)
+    gone = {credential.password_hash, credential.previous_hash} - {after.password_hash, after.previous_hash}
+    tx.ended += [(credential.id, digest(one)) for one in gone if one]
+    return after
 
 
 def about(current: Attempt, credential_id: str) -> Credential:

@@ -111,6 +111,7 @@ class Transaction:
         denied: write the rows of what was refused in it, in a transaction of their own after the change was undone.
         attempted: something went through `audit.attempt`.
         owed: an errand was written down.
+        ended: passwords that no longer work: their credential's id and the `journal.digest` of their hash.
     """
 
     def __init__(self, connection: Connection, clock: Clock, sqlite: bool) -> None:
@@ -120,6 +121,7 @@ class Transaction:
         self.denied: list[Callable[[Transaction], None]] = []
         self.attempted = False
         self.owed = False
+        self.ended: list[tuple[str, str]] = []
 
 
 class _Job:
@@ -177,6 +179,8 @@ class Database:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.owed: Callable[[], None] = lambda: None
         """Called on the event loop after a commit that left an errand."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called on the event loop after each change's commit."""
         self._reading = self._lane("read", readers)
         self._writing = self._lane("change", 1 if self.sqlite else WRITERS)
         # What needs no durability (the memory of signatures, heartbeats) must not wait for the disk, nor for a change.
@@ -229,6 +233,7 @@ class Database:
             return result, transaction.owed
 
         result, owed = await self._run(self._writing, work)
+        self.changed()
         if owed:
             self.owed()
         return result

@@ -12,7 +12,8 @@ from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Transaction
-from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, USAGE, WORKSPACES, State
+from storage.journal import digest
+from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, OLD_HASHES, USAGE, WORKSPACES, State
 
 SLOT = 300  # seconds of one slot of `login_counts`
 COUNTED = timedelta(hours=25)
@@ -128,7 +129,9 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
 def renew_hash(tx: Transaction, credential_id: str, old: str, new: str, tag: int) -> None:
     """Puts a hash with the present parameters, and the password's tag, in an old one's place, if that still stands there. A note."""
     query = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.password_hash == old)
-    tx.connection.execute(query.values(password_hash=new, password_tag=tag))
+    if tx.connection.execute(query.values(password_hash=new, password_tag=tag)).rowcount:
+        values = {"credential_id": credential_id, "digest": digest(old), "successor": digest(new)}
+        tx.connection.execute(OLD_HASHES.insert().values(**values))
 
 
 def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped: bool = False) -> None:
@@ -138,6 +141,12 @@ def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped
     fresh = {"seen_at": tx.now, "seen_event": seen, "stopped": stopped}
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=fresh))
+
+
+def say_journal(tx: Transaction, process: str, words: str) -> bool:
+    """Writes beside the heartbeat how the process keeps its journal; False while there is no heartbeat. A note."""
+    saying = update(MAIL_SERVERS).where(MAIL_SERVERS.c.id == process)
+    return tx.connection.execute(saying.values(journal=words)).rowcount == 1
 
 
 def forget_old(tx: Transaction) -> None:
