@@ -6,7 +6,24 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
-from bot import access_modal, audit_log, commands, create, delete, events, expiry, home, leak, listing, revoke, rotate, row, setup, suspend
+from bot import (
+    access_modal,
+    audit_log,
+    commands,
+    create,
+    delete,
+    events,
+    expiry,
+    home,
+    leak,
+    listing,
+    past,
+    revoke,
+    rotate,
+    row,
+    setup,
+    suspend,
+)
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
 from storage.refusals import SurfaceOutdated
@@ -48,6 +65,7 @@ def register(app: AsyncApp, services: Services) -> None:
     setup.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
+    past.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))

@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
-from bot import notices
+from bot import notices, past
 from bot.blocks import Block
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, Reply
-from storage import audit, credentials, errands, listing, workspaces
+from storage import audit, credentials, errands, listing, replay, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
@@ -263,6 +263,13 @@ async def revoked_all(services: Services, errand: Errand) -> Result:
     return await _tell(services, errand, notices.revoked_all(about.workspace, about.events[0].subject or "0"))
 
 
+async def went_back(services: Services, errand: Errand) -> Result:
+    standing = await services.db.read(replay.standing)
+    if not standing.restores:
+        return Done("settled")
+    return await _tell(services, errand, past.went_back(standing))
+
+
 KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.NOTICE: notice,
     Kind.ENDED: ended,
@@ -271,4 +278,5 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.REMIND: remind,
     Kind.REVOKE_ALL: revoke_all,
     Kind.REVOKED_ALL: revoked_all,
+    Kind.WENT_BACK: went_back,
 }

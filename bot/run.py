@@ -15,7 +15,7 @@ from slack_sdk.socket_mode.aiohttp import SocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bot import app, sweep, web
+from bot import app, past, sweep, web
 from bot.errands import Worker
 from bot.people import People
 from bot.services import Services, acknowledging
@@ -23,7 +23,9 @@ from bot.settings import Settings
 from bot.slack import Away, Ok, Refused, Reply, Slack
 from storage import workspaces
 from storage.database import Clock, Database, Schema, utc_now
+from storage.journal import Journal
 from storage.passwords import Hasher
+from storage.replay import Past
 
 DRAIN_TIMEOUT = 20.0  # seconds that a shutdown waits for work under way
 DEFAULT_PORT = 3000
@@ -94,6 +96,7 @@ class Bot:
         self._socket: Socket | None = None
         self.services: Services
         self.errands: Worker
+        self.past: Past
         self.port: int | None = None
         """Where HTTP listens."""
 
@@ -106,6 +109,8 @@ class Bot:
             self._stack.push_async_callback(db.close)
             self.services = await self._connect(db)
             self.errands = Worker(self.services)
+            self.past = Past(db, Journal(settings.journal), f"bot on {socket.gethostname()}")
+            self._stack.callback(self.past.close)
             bolt = app.build(self.services)
             if settings.mode == "socket":
                 handler = Socket(bolt, settings.slack_app_token.get_secret_value())
@@ -121,7 +126,8 @@ class Bot:
                     secret = settings.slack_signing_secret.get_secret_value()
                     guard = web.Guard(bolt, db, secret, lambda: self._clock().timestamp())
                 await self._serve(guard)
-            for forever in (sweep.forever(self.services), self.errands.forever()):
+            watching = past.watch(self.services)
+            for forever in (sweep.forever(self.services), self.errands.forever(), self.past.forever(), watching):
                 self._stack.push_async_callback(_end, asyncio.create_task(forever))
         except BaseException:
             await self._stack.aclose()
@@ -165,7 +171,11 @@ class Bot:
         listener = listen(self.settings.host, port)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            web.build(guard, self.ready), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10
+            web.build(guard, self.ready, lambda: self.past.remark),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=10,
         )
         server = Server(config)
         serving = asyncio.create_task(server.serve([listener]))

@@ -1,6 +1,7 @@
 """The settings, from the environment or `.env`, checked in one place."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -10,6 +11,7 @@ from storage.database import DEFAULT_URL, parse_url
 
 USER_ID = re.compile(r"[UW][A-Z0-9]{2,30}")
 SLACK_API_URL = "https://slack.com/api/"
+JOURNAL = "smtp-bot.journal"
 
 
 class SettingsError(Exception):
@@ -33,6 +35,7 @@ class Settings(BaseSettings):
     host: str = "0.0.0.0"  # noqa: S104  # inside a container the door must be open; the deploy notes say how to narrow it
     port: int | None = Field(default=None, ge=0, le=65535)
     database_url: SecretStr = SecretStr(DEFAULT_URL)
+    revoked_journal: Path | None = None
     smtp_host: str = "localhost"
     smtp_port: int = Field(default=587, ge=1, le=65535)
     smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
@@ -83,6 +86,14 @@ class Settings(BaseSettings):
     def mode(self) -> Literal["socket", "http"]:
         """`BOT_MODE`, or what the tokens allow: Socket Mode when there is an app token."""
         return self.bot_mode or ("socket" if self.slack_app_token.get_secret_value() else "http")
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal of what must never work again is kept."""
+        if self.revoked_journal:
+            return self.revoked_journal
+        url = parse_url(self.database_url.get_secret_value())
+        return Path(url.database).with_name(JOURNAL) if url.get_backend_name() == "sqlite" and url.database else Path(JOURNAL)
 
     def check_slack(self) -> None:
         """Raises SettingsError when what `run` needs to talk to Slack is missing."""

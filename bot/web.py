@@ -113,15 +113,20 @@ def _same(expected: str | None, given: str) -> bool:
     return expected is not None and hmac.compare_digest(expected.encode(), given.encode())
 
 
-def build(guard: Guard | None, ready: Ready) -> Starlette:
-    """The web application; without a guard (Socket Mode) only health and metrics."""
+def build(guard: Guard | None, ready: Ready, remark: Callable[[], str | None]) -> Starlette:
+    """The web application; without a guard (Socket Mode) only health and metrics.
+
+    Args:
+        remark: what is wrong although everything is answered.
+    """
 
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok")
 
     async def readyz(_request: Request) -> Response:
         problem = await ready()
-        return PlainTextResponse(problem or "ready", 503 if problem else 200)
+        said = remark()
+        return PlainTextResponse(problem or (f"ready, but {said}" if said else "ready"), 503 if problem else 200)
 
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

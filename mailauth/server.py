@@ -28,7 +28,9 @@ from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation, Login
 from mailauth.verifier import Answer, Verifier
 from storage.database import Database
+from storage.journal import Journal
 from storage.passwords import Hasher
+from storage.replay import Past
 
 CONNECTIONS = 2000
 HANDSHAKE_TIMEOUT = 30.0  # seconds
@@ -58,6 +60,8 @@ class AuthdConfig:
     argon2: tuple[int, int, int] = (19456, 2, 1)
     """Memory in KiB, time cost, parallelism."""
     workers: int = 1
+    journal: Path | None = None
+    """Where what must never work again is kept; the workers share it."""
 
 
 def listen(address: str, variable: str) -> socket.socket:
@@ -275,12 +279,14 @@ class Server:
         self.numbers = itertools.count(1)
         self.stopping = False
         self._listening: list[asyncio.Server] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._forever: list[asyncio.Task[None]] = []
 
     async def start(self, auth: socket.socket, policy_socket: socket.socket | None) -> None:
         loop = asyncio.get_running_loop()
         await self.verifier.start()
-        self._flushing = asyncio.create_task(self.verifier.keep_flushing())
+        self._forever.append(asyncio.create_task(self.verifier.keep_flushing()))
+        if self.verifier.past:
+            self._forever.append(asyncio.create_task(self.verifier.past.forever()))
         pairs: list[tuple[socket.socket | None, Callable[[], Connection]]] = [
             (auth, lambda: AuthConnection(self)),
             (policy_socket, lambda: PolicyConnection(self)),
@@ -301,10 +307,12 @@ class Server:
             await asyncio.wait(draining, timeout=DRAIN_TIMEOUT)
         for connection in set(self.connections):
             connection.transport.abort()
-        if self._flushing:
-            self._flushing.cancel()
+        for task in self._forever:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
+                await task
+        if self.verifier.past:
+            self.verifier.past.close()
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 await self.verifier.flush(stopped=True)
@@ -320,8 +328,8 @@ class _Http(uvicorn.Server):
         yield
 
 
-def health(db: Database) -> Starlette:
-    """/healthz, /readyz and /metrics."""
+def health(db: Database, past: Past | None) -> Starlette:
+    """/healthz, /readyz and /metrics. A store that went back does not end the readiness: what the journal names is refused."""
 
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -331,7 +339,7 @@ def health(db: Database) -> Starlette:
             await db.ping()
         except Exception as error:
             return PlainTextResponse(f"the database does not answer: {type(error).__name__}", 503)
-        return PlainTextResponse("ready")
+        return PlainTextResponse(f"ready, but {past.remark}" if past and past.remark else "ready")
 
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -346,14 +354,14 @@ async def serve(config: AuthdConfig, auth: socket.socket, policy_socket: socket.
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     db = Database(config.database_url)
     hasher = Hasher(*config.argon2)
-    server = Server(config, Verifier(db, hasher))
+    server = Server(config, Verifier(db, hasher, journal=Journal(config.journal) if config.journal else None))
     await server.start(auth, policy_socket)
     http: _Http | None = None
     answering: asyncio.Task[None] | None = None
     if config.http:
         host, _, port = config.http.removeprefix("tcp:").rpartition(":")
         listener = listen(f"tcp:{host}:{int(port) + number}", "AUTHD_HTTP")
-        http = _Http(uvicorn.Config(health(db), log_config=None, access_log=False, lifespan="off"))
+        http = _Http(uvicorn.Config(health(db, server.verifier.past), log_config=None, access_log=False, lifespan="off"))
         answering = asyncio.create_task(http.serve([listener]))
     log.info("ready", auth=config.auth, policy=config.policy, worker=number, process=server.verifier.name)
     await stop.wait()

@@ -22,9 +22,11 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from storage import logins, passwords
 from storage.database import Database
+from storage.journal import Journal
 from storage.logins import Known, Use
 from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
+from storage.replay import Past
 
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
 WRONG_REMEMBERED = 10_000
@@ -122,9 +124,12 @@ class Verifier:
 
     Args:
         monotonic: seconds, for back-off.
+        journal: of what must never work again, whatever the store says.
     """
 
-    def __init__(self, db: Database, hasher: Hasher, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, db: Database, hasher: Hasher, monotonic: Callable[[], float] = time.monotonic, journal: Journal | None = None
+    ) -> None:
         self._db = db
         self._hasher = hasher
         self._now = monotonic
@@ -144,6 +149,7 @@ class Verifier:
         self.process = secrets.token_hex(16)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.started_at = db.clock()
+        self.past = Past(db, journal, f"authd {self.name}", self.process) if journal else None
 
     async def start(self) -> None:
         """Makes the hash that unknown usernames are verified against, so that they take as long as known ones."""
@@ -169,11 +175,16 @@ class Verifier:
             await asyncio.sleep(SLOWED)
         return answer, why
 
+    async def _known(self, name: str) -> Known | None:
+        """The credential as the store has it now, without what the journal says must not work."""
+        known = await self._look_up(name)
+        return await self.past.without_ended(known) if known and self.past else known
+
     async def _decide(self, name: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
         parsed = passwords.parse(password)
         if parsed is None or not USERNAME.fullmatch(name) or parsed.credential_id not in (None, name[-passwords.ID_LENGTH :]):
             return Answer.NO, "format"
-        known = await self._look_up(name)
+        known = await self._known(name)
         now = self._db.clock()
         hashes = known.hashes(now) if known else []
         if known:
@@ -214,7 +225,7 @@ class Verifier:
     ) -> tuple[Answer, str]:
         """The password fits the row as it was before the computation; whether it still works is asked once more."""
         phc, previous = fitting
-        known = await self._look_up(verified.username)
+        known = await self._known(verified.username)
         now = self._db.clock()
         if known is None or (phc, previous) not in [(one, which) for one, _, which in known.hashes(now)]:
             return Answer.NO, "changed meanwhile"
@@ -285,7 +296,7 @@ class Verifier:
         name = username.strip().lower()
         if not USERNAME.fullmatch(name):
             return True
-        known = await self._look_up(name)
+        known = await self._known(name)
         return known is None or known.works(self._db.clock())
 
     # --- writing down ---

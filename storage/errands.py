@@ -42,6 +42,8 @@ class Kind(StrEnum):
     """Goes on with deleting all credentials of a workspace."""
     REVOKED_ALL = "revoked_all"
     """Tells whoever ordered that that it is done."""
+    WENT_BACK = "went_back"
+    """Tells an owner of the app that the store went back in time."""
     SETTLE = "settle"
     """Draws messages about a credential anew."""
 

@@ -230,7 +230,9 @@ class Journal:
         Returns:
             Those of the entries that were news.
         """
-        self._store = store
+        if store != self._store:
+            self.close()
+            self._store, self.memory, self._unwritten, self._read_to = store, Memory(self._most), [], 0
         news: list[str] | None = None
         try:
             with self._locked(event) as usable:
