@@ -24,7 +24,7 @@ from bot.texts import TROUBLES, sentence
 from storage import audit, credentials, grants, listing, replay, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database, OutcomeUnknown, Unavailable
+from storage.database import Database, OutcomeUnknown, StaleWal, Unavailable
 from storage.journal import Back, Journal, Mark, Memory
 from storage.journal import State as JournalState
 from storage.listing import Order
@@ -191,6 +191,8 @@ def db_upgrade() -> None:
 
     try:
         asyncio.run(work())
+    except StaleWal as error:
+        fail(str(error))
     except Exception as error:
         fail(
             f"DATABASE_URL: the database was not brought up to date ({type(error).__name__}). Check that it runs and what you may do there."

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from bot.settings import Settings, SettingsError, load
 from bot.slack import Away, Ok, Refused, Slack
 from storage import audit, mail_servers, workspaces
-from storage.database import Database, Schema
+from storage.database import Database, Schema, StaleWal
 from storage.journal import Journal, State
 from storage.replay import Past
 
@@ -106,6 +106,8 @@ async def _database(settings: Settings, report: Report) -> None:
         if schema is Schema.CURRENT:
             await _store(db, report)
             await _past(db, settings, report)
+    except StaleWal as error:
+        report.bad(str(error))
     except Exception as error:
         report.bad(f"DATABASE_URL: {kind} does not answer ({type(error).__name__}). Check that it runs and that you may log in.")
     finally:

@@ -22,7 +22,7 @@ from bot.services import Services, acknowledging
 from bot.settings import Settings
 from bot.slack import Away, Ok, Refused, Reply, Slack
 from storage import workspaces
-from storage.database import Clock, Database, Schema, utc_now
+from storage.database import Clock, Database, Schema, StaleWal, utc_now
 from storage.journal import Journal
 from storage.passwords import Hasher
 from storage.replay import Past
@@ -42,7 +42,7 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
     """Connects to the store. SQLite is brought up to date; PostgreSQL must be already.
 
     Raises:
-        StartError: no connection, or a schema of another release.
+        StartError: no connection, a schema of another release, or a restored SQLite file beside an old `-wal`.
     """
     db = Database(settings.database_url.get_secret_value(), clock)
     try:
@@ -50,6 +50,9 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
         if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
             await db.upgrade()
             schema = Schema.CURRENT
+    except StaleWal as error:
+        await db.close()
+        raise StartError(str(error)) from None
     except Exception as error:
         await db.close()
         raise StartError(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from storage.refusals import Refusal
+from storage.stale_wal import is_stale
 
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 STATEMENT_TIMEOUT = 10.0  # seconds
@@ -71,6 +72,16 @@ class Unavailable(Exception):
 
 class OutcomeUnknown(Exception):
     """The change may have been committed, or not: the answer to COMMIT was lost, or the caller's time was up while it was under way."""
+
+
+class StaleWal(Exception):
+    """A backup was put in the place of an SQLite file whose `-wal` is still there. Nothing was opened; says what to do."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"DATABASE_URL: {path} is younger than {path}-wal and does not fit it, as after a restore, which opening both would undo. "
+            f"Stop everything that uses it, remove {path}-wal and {path}-shm, and start again. If nothing was restored: touch {path}-wal"
+        )
 
 
 def parse_url(text_url: str) -> URL:
@@ -333,7 +344,7 @@ class Database:
             await asyncio.to_thread(lane.close)
 
     async def schema(self) -> Schema:
-        """How the schema in the database stands to the one this release needs."""
+        """How the schema in the database stands to the one this release needs. Raises StaleWal, and what the driver raises."""
         return await asyncio.to_thread(self._on_own_connection, _schema)
 
     async def upgrade(self) -> None:
@@ -355,6 +366,8 @@ class Database:
 
     def _on_own_connection(self, function: Callable[[Connection], T]) -> T:
         """Without the time limits of serving: a migration of a large store takes its time."""
+        if self.sqlite:
+            self._check_wal()
         engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
             _prepare_sqlite(engine, "FULL", transactional=True)
@@ -365,6 +378,16 @@ class Database:
             engine.dispose()
             if self.sqlite:
                 self._file = _identity(self.url)
+                _examined.add(self._file)
+
+    def _check_wal(self) -> None:
+        """Once a process, before it opens the file. Raises StaleWal."""
+        identity, path = _identity(self.url), self.url.database or ""
+        if identity is None or identity in _examined:
+            return
+        if is_stale(Path(path)):
+            raise StaleWal(path)
+        _examined.add(identity)
 
     def _lane(self, name: str, threads: int, durable: bool = True) -> _Lane:
         engine = create_engine(
@@ -432,6 +455,9 @@ async def time_limit(seconds: float) -> AsyncIterator[None]:
 def _retrieved(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
+
+
+_examined: set[tuple[int, int] | None] = set()
 
 
 def _touch(tx: Transaction) -> None:

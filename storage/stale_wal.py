@@ -1,4 +1,4 @@
-"""A backup put in an SQLite file's place, beside the `-wal` of the file before: SQLite would write the old pages over it, and undo the restore.
+"""A backup in the place of an SQLite file, beside the `-wal` of the file before: SQLite would write the old pages over it.
 
 SQLite ties the two together by nothing but their names. What gives it away: in life, `bot.db` is written only from the `-wal`, so what the
 `-shm` says was copied there must be there, and if nothing was, the `-wal` is the younger of the two.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -148,6 +149,7 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
     assert isinstance(handler, logging.StreamHandler)
     handler.setStream(logs)
     async with slack.serve():
+        folder = tempfile.TemporaryDirectory()
         given: dict[str, Any] = {
             "slack_bot_token": app.bot_token,
             "slack_app_token": app.app_token if mode == "socket" else "",
@@ -155,6 +157,7 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
             "slack_api_url": f"{slack.url}/api/",
             "bot_owners": olga.id,
             "database_url": database_url,
+            "revoked_journal": Path(folder.name) / "journal",
             "host": "127.0.0.1",
             "port": 0,
             "smtp_host": "mail.example.com",
@@ -177,4 +180,5 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
         finally:
             await bot.stop()
             await db.close()
+            folder.cleanup()
     assert '"event": "unexpected failure"' not in logs.getvalue(), logs.getvalue()
