@@ -18,6 +18,7 @@ from bot import blocks, expiry, handover, notices, texts
 from bot.blocks import Block, Piece, bold, button, code, copyable, field, foot, line, modal, plain
 from bot.codec import InChannel, OnCredential
 from bot.delete import OPEN_DELETE
+from bot.delivery import outside
 from bot.door import Answer, Door, Request, describe, errors, notice, update
 from bot.handover import Outcome
 from bot.settings import Settings
@@ -171,7 +172,8 @@ async def give(
     try:
         password = passwords.generate(credential.id, style)
         password_hash = await services.hasher.hash(password)
-        outcome, cause = await handover.hand_over(services.careful_client, response_url, channel, request.user, message(password))
+        async with outside():
+            outcome, cause = await handover.hand_over(services.careful_client, response_url, channel, request.user, message(password))
         if outcome is Outcome.DELIVERED:
             outcome = Outcome.UNCLEAR  # until `accept` is committed, a password that was shown does not work
             await accept(password_hash, passwords.tag(password))

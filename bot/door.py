@@ -15,13 +15,15 @@ import structlog
 from aiohttp import ClientError
 from prometheus_client import Counter, Histogram
 from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_bolt.response import BoltResponse
 from slack_sdk.errors import SlackApiError
 
 from bot import texts
 from bot.blocks import Block, Piece, foot, line, modal
 from bot.codec import FromHome, InHome
-from bot.services import Services, acknowledgement_sent, first_delivery, new_reference
-from bot.texts import TriggerExpired
+from bot.delivery import acknowledgement_sent, first_delivery, turned_away, within
+from bot.services import Services, new_reference
+from bot.texts import Busy, TriggerExpired
 from storage import access, audit
 from storage.access import Action, Actor, Right
 from storage.audit import Origin, Surface, What
@@ -29,7 +31,6 @@ from storage.models import Workspace
 from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated
 
 HANDLE_TIMEOUT = 60.0  # seconds for all that follows an acknowledgement
-SUBMIT_TIMEOUT = 2.5  # seconds, inside Slack's 3
 LATE_TRIGGER = ("expired_trigger_id", "trigger_expired", "exchanged_trigger_id", "trigger_exchanged", "invalid_trigger_id")
 
 log = structlog.get_logger(__name__)
@@ -202,12 +203,15 @@ class Door:
         self.after_change: Callable[[Request, Workspace | None], Awaitable[None]] | None = None
         """What is done after a request that set `changed`, or that was refused in Home, which then shows what is no longer so."""
 
-    def event(self, handler: Handler) -> Callable[..., Awaitable[None]]:
+    def event(self, handler: Handler) -> Callable[..., Awaitable[BoltResponse | None]]:
         """A Bolt listener for an event that a person caused, with a view or without."""
 
-        async def begin(event: dict[str, Any]) -> None:
+        async def begin(event: dict[str, Any]) -> BoltResponse | None:
+            if self._services.work.full:
+                return later()
             body = {"user": {"id": event["user"]}, "view": event.get("view"), "event": event}
             self._services.work.begin(self._handle(handler, Request(self._services, body)))
+            return None
 
         return begin
 
@@ -216,7 +220,11 @@ class Door:
 
         async def acknowledge(ack: AsyncAck, body: dict[str, Any]) -> None:
             await ack()
-            self._services.work.begin(self._handle(handler, Request(self._services, body)))
+            request, work = Request(self._services, body), self._services.work
+            if work.full:
+                work.turn_away(self._handle(_busy, request))
+            else:
+                work.begin(self._handle(handler, request))
 
         return acknowledge
 
@@ -224,15 +232,21 @@ class Door:
         """A Bolt listener for a modal's submission."""
 
         async def submit(ack: AsyncAck, body: dict[str, Any]) -> None:
-            if not await first_delivery():
-                await ack()
-                return
             request = Request(self._services, body)
             started = time.monotonic()
             outcome = "done"
             try:
-                async with asyncio.timeout(SUBMIT_TIMEOUT):
-                    answer = await handler(request)
+                if self._services.work.full:
+                    raise Busy
+                given = await within(self._services.acknowledge_timeout, _if_new(handler, request))
+                if given is None:
+                    await ack()
+                    return
+                answer = given
+            except Busy as busy:
+                outcome = "refused"
+                # Over the modal instead of in its place: what was typed is still there for another try.
+                answer = Answer({"response_action": "push", "view": notice([line(*texts.sentence(busy, self._services.command))])})
             except InputInvalid as invalid:
                 outcome = "refused"
                 answer = Answer(errors(**{invalid.block: invalid.said}))
@@ -288,6 +302,20 @@ class Door:
             await self.after_change(request, changed)
         except Exception as error:
             log.info("Home tab not drawn anew", error=describe(error), reference=request.reference)
+
+
+def later() -> BoltResponse:
+    """The answer to an event that cannot be worked on now: Slack sends it again."""
+    turned_away.inc()
+    return BoltResponse(status=503)
+
+
+async def _busy(_request: Request) -> None:
+    raise Busy
+
+
+async def _if_new(handler: SubmitHandler, request: Request) -> Answer | None:
+    return await handler(request) if await first_delivery() else None
 
 
 def _log_failure(error: Exception, request: Request) -> None:

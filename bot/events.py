@@ -8,8 +8,9 @@ from typing import Any
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.response import BoltResponse
 
-from bot.door import describe
+from bot.door import describe, later
 from bot.services import Services, new_reference
 from storage import workspaces
 from storage.access import Actor
@@ -38,11 +39,14 @@ def register(app: AsyncApp, services: Services) -> None:
     async def groups(_event: dict[str, Any]) -> None:
         services.people.forget_groups()
 
-    def listener(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> Callable[..., Awaitable[None]]:
-        """Bolt acknowledges an event by itself when its listener returns; the work comes after."""
+    def listener(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> Callable[..., Awaitable[BoltResponse | None]]:
+        """Bolt acknowledges an event by itself when its listener returns nothing; the work comes after."""
 
-        async def begin(event: dict[str, Any]) -> None:
+        async def begin(event: dict[str, Any]) -> BoltResponse | None:
+            if services.work.full:
+                return later()
             services.work.begin(_logged(handle, event))
+            return None
 
         return begin
 

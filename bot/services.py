@@ -1,24 +1,32 @@
 """What the listeners work with, made once at start and handed to each `register`."""
 
-import asyncio
-import contextlib
 import secrets
-from collections.abc import Coroutine
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from aiohttp import ClientError, ClientSession
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
+from bot.delivery import Work, outside
 from bot.people import People
 from bot.settings import Settings
 from storage.database import Database
 from storage.passwords import CROCKFORD, Hasher
 
+ACKNOWLEDGE_TIMEOUT = 2.5  # seconds, inside Slack's 3
+
 log = structlog.get_logger(__name__)
+
+
+class Client(AsyncWebClient):
+    """Slack's Web API. Whoever waits for its answer holds no place in `Work`."""
+
+    async def api_call(self, *args: Any, **kwargs: Any) -> AsyncSlackResponse:
+        async with outside():
+            return await super().api_call(*args, **kwargs)
 
 
 @dataclass
@@ -35,7 +43,9 @@ class Services:
     people: People
     team: str
     """The Slack team the bot is installed in."""
-    work: "Work" = field(default_factory=lambda: Work())
+    work: Work = field(default_factory=Work)
+    acknowledge_timeout: float = ACKNOWLEDGE_TIMEOUT
+    """Seconds that a submission's handler has; then the person reads that it failed."""
 
     @property
     def command(self) -> str:
@@ -45,73 +55,14 @@ class Services:
         """Posts to a response_url; whether Slack took it."""
         webhook = AsyncWebhookClient(response_url, session=self.http)
         try:
-            answer = await webhook.send_dict(body)
+            async with outside():
+                answer = await webhook.send_dict(body)
         except (ClientError, TimeoutError, OSError) as error:
             log.info("response_url did not answer", error=type(error).__name__)
             return False
         if answer.status_code != 200:
             log.warning("response_url refused", status=answer.status_code)
         return answer.status_code == 200
-
-
-class Work:
-    """What goes on after the acknowledgement, so that a shutdown can wait for it."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Goes on with it in a task of its own; not at all when the request came before."""
-        task = asyncio.create_task(_once(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def drain(self, timeout: float) -> bool:
-        """Waits up to `timeout` seconds until nothing is under way; False when something still was."""
-        pending = set(self._tasks)
-        if pending:
-            _, pending = await asyncio.wait(pending, timeout=timeout)
-        return not pending
-
-
-async def _once(work: Coroutine[Any, Any, None]) -> None:
-    if await first_delivery():
-        await work
-    else:
-        work.close()
-
-
-_new: ContextVar[asyncio.Task[bool] | None] = ContextVar("first_delivery", default=None)
-
-
-def expect_first_delivery(asked: asyncio.Task[bool]) -> None:
-    """Whoever passes a request to Bolt hands in the answer to whether it is new; the acknowledgement does not wait for it."""
-    _new.set(asked)
-
-
-async def first_delivery() -> bool:
-    """Whether this request is handled for the first time. Awaited before anything is done for it."""
-    asked = _new.get()
-    return asked is None or await asyncio.shield(asked)
-
-
-ACK_SENT_TIMEOUT = 3.0  # seconds, Slack's own limit
-_sent: ContextVar[asyncio.Event | None] = ContextVar("acknowledgement_sent", default=None)
-
-
-def acknowledging() -> asyncio.Event:
-    """Whoever passes a request to Bolt calls this before, and sets the event once the acknowledgement is on the wire."""
-    event = asyncio.Event()
-    _sent.set(event)
-    return event
-
-
-async def acknowledgement_sent() -> None:
-    """Waits for it: a modal that was changed by `views.update` before it would be overwritten by its acknowledgement."""
-    event = _sent.get()
-    if event is not None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), ACK_SENT_TIMEOUT)
 
 
 def new_reference() -> str:

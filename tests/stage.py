@@ -13,7 +13,7 @@ import yaml
 from sqlalchemy import text
 
 from bot import log
-from bot.run import Bot
+from bot.run import Bot, Limits
 from bot.settings import Settings
 from sandbox.people import Person
 from sandbox.slack import Slack
@@ -26,6 +26,8 @@ from storage.models import AuditEvent, Credential, Workspace
 from storage.passwords import Parsed, find
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
+PATIENT = Limits(acknowledge=60, request=60, stop=60, health_interval=0, health_patience=60)
+"""Nothing fails because the machine is slow."""
 BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
 
 
@@ -115,7 +117,7 @@ def settings(**given: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stage]:
+async def stage(database_url: str, mode: str, limits: Limits = PATIENT, **more: Any) -> AsyncIterator[Stage]:
     """Starts all of it. `mode`: `socket` or `http`."""
     clock = Clock()
     slack = Slack(clock.seconds, event_retries=(0.0, 0.0, 0.0))
@@ -163,7 +165,7 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
             "log_level": "DEBUG",
             **more,
         }
-        bot = Bot(settings(**given), clock, clock.seconds)
+        bot = Bot(settings(**given), clock, clock.seconds, ("127.0.0.1", 0), limits)
         await bot.start()
         if mode == "http":
             app.request_url = f"http://127.0.0.1:{bot.port}/slack/events"
