@@ -17,7 +17,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncConnectionErrorRetryHandler, AsyncRateLimitErrorRetryHandler
 from starlette.applications import Starlette
 
-from bot import app, delivery, health, server, services, sweep, web
+from bot import app, delivery, health, server, services, socket_mode, sweep, web
 from bot.delivery import Work
 from bot.health import Health
 from bot.people import People
@@ -73,6 +73,7 @@ class Limits:
     stop: float = STOP_TIMEOUT
     health_interval: float = health.INTERVAL
     health_patience: float = health.PATIENCE
+    ping: float = socket_mode.PING_INTERVAL
     first_pause: float = 0.5
     longest_pause: float = 30.0
 
@@ -244,7 +245,7 @@ class Bot:
 
         # Asking once first tells a wrong token apart, for which no further try would help.
         await self._insist(lambda: _answer(address(), "SLACK_APP_TOKEN"))
-        self._socket = SocketMode(bolt, address, db, services.http)
+        self._socket = SocketMode(bolt, address, db, services.http, self.limits.ping)
         self._stack.push_async_callback(self._socket.close)
         self._health.waiting = "starting: the Socket Mode connection to Slack is not open yet"
         await self._socket.start()
@@ -286,9 +287,10 @@ async def _answer(asked: Awaitable[T], variable: str) -> T:
 def _word(error: SlackApiError) -> str:
     """Slack's word for what is wrong; empty when the answer was none of Slack's."""
     try:
-        return str(error.response["error"])
+        word = error.response["error"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return ""
+    return word if isinstance(word, str) else ""
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -22,7 +22,7 @@ from slack_sdk.proxy_env_variable_loader import load_http_proxy_from_env
 from bot.delivery import acknowledging, expect_first_delivery
 from storage.database import Database
 
-PING_INTERVAL = 10.0  # seconds; a connection whose ping is not answered in half of it is cut
+PING_INTERVAL = 10.0  # seconds
 STEADY = 10.0  # seconds after which a connection was a good one
 FIRST_PAUSE = 0.25  # seconds
 LONGEST_PAUSE = 30.0  # seconds
@@ -47,9 +47,18 @@ class SocketMode:
     Args:
         ask_address: asks Slack where to connect (`apps.connections.open`).
         db: remembers what was received, so that a repeated envelope is acknowledged and nothing more.
+        ping_interval: seconds; a connection whose ping is not answered in half of it is cut.
     """
 
-    def __init__(self, app: AsyncApp, ask_address: Callable[[], Awaitable[str]], db: Database, http: ClientSession) -> None:
+    def __init__(
+        self,
+        app: AsyncApp,
+        ask_address: Callable[[], Awaitable[str]],
+        db: Database,
+        http: ClientSession,
+        ping_interval: float = PING_INTERVAL,
+    ) -> None:
+        self._ping_interval = ping_interval
         self._app = app
         self._ask_address = ask_address
         self._db = db
@@ -114,7 +123,7 @@ class SocketMode:
                 await asyncio.sleep(next(waits))
 
     async def _connect(self) -> ClientWebSocketResponse:
-        return await self._http.ws_connect(await self._ask_address(), heartbeat=PING_INTERVAL, autoping=False, proxy=self._proxy)
+        return await self._http.ws_connect(await self._ask_address(), heartbeat=self._ping_interval, autoping=False, proxy=self._proxy)
 
     async def _read(self, connection: ClientWebSocketResponse) -> bool:
         """Takes what comes until the connection ends; True when Slack asks for another one in its place."""
