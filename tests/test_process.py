@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from bot.delivery import Work, outside, within
-from bot.run import Bot
+from bot.run import Bot, StartError
 from sandbox.slack import Fault, Slack
 from tests.postgres import free_port
 from tests.stage import PATIENT, Stage, settings, stage
@@ -138,36 +138,52 @@ async def test_a_stop_finishes_the_submissions_under_way(tmp_path: Path, mode: s
         assert [person.view.trouble for person in people if person.view] == [""] * len(people)
 
 
-@pytest.mark.parametrize("away", ["slack", "database", "websocket", "internal_error", "no api"])
-async def test_a_start_waits_and_a_signal_ends_it(tmp_path: Path, away: str) -> None:
+async def test_a_signal_ends_a_start_that_waits(tmp_path: Path) -> None:
     class NoWebSocket(Slack):
         async def _socket(self, connection: WebSocket) -> None:
             await connection.close()
 
-    kind = NoWebSocket if away == "websocket" else Slack
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", kind=kind, start=False) as play, contextlib.AsyncExitStack() as stack:
-        environment = dict(play.environment)
+    async with (
+        stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", kind=NoWebSocket, start=False) as play,
+        process(play.environment) as bot,
+    ):
+        await bot.says(503, "the Socket Mode connection to Slack is not open yet")
+        assert await bot.asked("/healthz") == (200, "ok")
+        bot.signal(signal.SIGTERM)
+        assert await bot.ends() == 0
+
+
+@pytest.mark.parametrize("away", ["slack", "database", "internal_error", "no api"])
+async def test_a_start_waits_and_says_for_what(tmp_path: Path, away: str) -> None:
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", start=False) as play, contextlib.AsyncExitStack() as stack:
+        given = {name.lower(): value for name, value in play.environment.items()}
         match away:
             case "slack":
-                environment["SLACK_API_URL"] = f"http://127.0.0.1:{free_port()}/api/"
+                given["slack_api_url"] = f"http://127.0.0.1:{free_port()}/api/"
                 says = "Slack does not answer (ClientConnectorError)"
             case "database":
-                environment["DATABASE_URL"] = f"postgresql://bot@127.0.0.1:{free_port()}/none"
+                given["database_url"] = f"postgresql://bot@127.0.0.1:{free_port()}/none"
                 says = "the database does not answer"
-            case "websocket":
-                says = "the Socket Mode connection to Slack is not open yet"
             case "internal_error":
                 play.slack.fail("auth.test", Fault("internal_error", times=1_000_000))
                 says = "Slack answers internal_error"
             case _:
                 page = await stack.enter_async_context(await asyncio.start_server(proxy_page, "127.0.0.1", 0))
-                environment["SLACK_API_URL"] = f"http://127.0.0.1:{page.sockets[0].getsockname()[1]}/api/"
+                given["slack_api_url"] = f"http://127.0.0.1:{page.sockets[0].getsockname()[1]}/api/"
                 says = "Slack answers what is no answer of its API"
-        bot = await stack.enter_async_context(process(environment))
-        await bot.says(503, says)
-        assert await bot.asked("/healthz") == (200, "ok")
-        bot.signal(signal.SIGTERM)
-        assert await bot.ends() == 0
+        bot = Bot(settings(**given), metrics=("127.0.0.1", 0), limits=replace(PATIENT, longest_pause=0.01))
+        starting = asyncio.create_task(bot.start())
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+        await asyncio.sleep(0)
+        address = f"http://127.0.0.1:{bot.metrics_port}"
+        async with asyncio.timeout(40):
+            while says not in await (answer := await client.get(f"{address}/readyz")).text():
+                assert answer.status == 503
+                assert not starting.done()
+        assert (await client.get(f"{address}/healthz")).status == 200
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
 
 
 async def proxy_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -190,13 +206,14 @@ async def test_what_was_away_at_the_start_is_used_once_it_is_there(tmp_path: Pat
         await bot.stop()
 
 
-async def test_a_taken_port_and_a_wrong_token_end_the_start(tmp_path: Path) -> None:
+async def test_a_taken_port_ends_the_start(tmp_path: Path) -> None:
     async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", start=False) as play:
-        async with process(play.environment | {"SLACK_BOT_TOKEN": "xoxb-wrong"}) as bot:
-            assert await bot.ends() == 1
-        taken = play.slack.url.rpartition(":")[2]
-        async with process(play.environment | {"PORT": taken}) as bot:
-            assert await bot.ends() == 1
+        taken = int(play.slack.url.rpartition(":")[2])
+        given = {name.lower(): value for name, value in play.environment.items()}
+        for metrics, port, names in (("0", str(taken), "HOST, PORT"), (str(taken), "0", "METRICS_LISTEN")):
+            bot = Bot(settings(**(given | {"port": port})), metrics=("127.0.0.1", int(metrics)))
+            with pytest.raises(StartError, match=names):
+                await bot.start()
 
 
 async def test_who_waits_for_slack_keeps_nobody_from_working(tmp_path: Path) -> None:
