@@ -103,7 +103,7 @@ def run() -> None:
 
     read = settings()
     try:
-        asyncio.run(running.run(read))
+        running.main(read)
     except (running.StartError, SettingsError) as error:
         fail(str(error))
 

@@ -109,7 +109,7 @@ class Demo:
                     argon2_time_cost=self._argon2[1],
                     argon2_parallelism=self._argon2[2],
                 )
-                bot = Bot(settings)
+                bot = Bot(settings, metrics=("127.0.0.1", 0))
                 await bot.start()
                 watching = asyncio.create_task(self._watch(db, mail))
                 try:

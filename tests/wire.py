@@ -1,103 +1,62 @@
-"""A server that answers HTTP with whatever it is told to, valid or not."""
+"""A network between two processes that can be made to hang, as a cut cable does: what is sent arrives nowhere, and nothing is closed."""
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import parse_qsl
-
-
-@dataclass(frozen=True)
-class Asked:
-    path: str
-    headers: dict[str, str]
-    body: str
-    connection: int
-
-    @property
-    def method(self) -> str:
-        """Of Slack's API."""
-        return self.path.removeprefix("/api/")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        given: dict[str, Any] = json.loads(self.body) if self.body.startswith("{") else dict(parse_qsl(self.body))
-        return given
-
-
-Answer = Callable[[Asked], Awaitable[bytes | None]]
-"""The bytes to send; None hangs up without any."""
-
-
-def raw(status: int = 200, body: str | bytes = "", kind: str = "application/json", **headers: str) -> bytes:
-    """An HTTP answer; `retry_after="1"` is a header. After `Connection="close"` the server hangs up."""
-    content = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"Content-Length: {len(content)}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + content
-
-
-def says(status: int = 200, **fields: Any) -> bytes:
-    return raw(status, json.dumps(fields))
+from collections.abc import AsyncIterator
 
 
 class Wire:
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.asked: list[Asked] = []
-        self.script: list[bytes | None] = []
-        """Answers in order; the last one stays."""
-        self.answer: Answer = self._scripted
+    """Passes on what comes to `port`."""
 
-    @property
-    def api_url(self) -> str:
-        return f"{self.url}/api/"
+    def __init__(self) -> None:
+        self.port = 0
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._cut: set[asyncio.Event] = set()
+        self._flows: set[asyncio.Event] = set()
 
-    async def _scripted(self, _asked: Asked) -> bytes | None:
-        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
+    def hang(self) -> None:
+        """Nothing passes any more, on old connections and new ones."""
+        self._whole.clear()
 
+    def heal(self) -> None:
+        self._whole.set()
 
-@contextlib.asynccontextmanager
-async def wire() -> AsyncIterator[Wire]:
-    """Listens on loopback while the block runs."""
-    connections = 0
-    serving: set[asyncio.Task[Any]] = set()
+    def cut(self) -> None:
+        """Nothing passes any more on the connections of now."""
+        self._cut |= self._flows
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        number = connections
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
-        try:
-            while True:
-                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                asked = Asked(first.split(" ")[1], headers, body.decode(), number)
-                made.asked.append(asked)
-                answer = await made.answer(asked)
-                if answer is None:
-                    break
-                writer.write(answer)
-                await writer.drain()
-                if b"\r\n\r\n" not in answer or b"\r\nConnection: close\r\n" in answer:
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
+    @contextlib.asynccontextmanager
+    async def between(self, host: str, port: int) -> AsyncIterator["Wire"]:
+        """Listens on loopback while the block runs; host and port are the other end."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            there, back = await asyncio.open_connection(host, port)
+            flow = asyncio.Event()
+            self._flows.add(flow)
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await asyncio.gather(self._pass(reader, back, flow), self._pass(there, writer, flow))
+            back.close()
             writer.close()
-            serving.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    made = Wire(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    try:
-        yield made
-    finally:
-        server.close()
-        for task in list(serving):
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, flow: asyncio.Event) -> None:
+        while data := await source.read(65536):
+            await self._whole.wait()
+            if flow in self._cut:
+                await asyncio.Event().wait()
+            target.write(data)
+            await target.drain()
+        target.close()
