@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -83,9 +84,11 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
 
     Raises:
         NotYet: no connection.
-        StartError: a schema of another release.
+        StartError: no folder, or a schema of another release.
     """
     db = Database(settings.database_url.get_secret_value(), clock)
+    if db.sqlite and not Path(db.url.database or "").parent.is_dir():
+        raise StartError("DATABASE_URL: the folder of the SQLite file is not there. Make it, or correct the path.")
     try:
         schema = await db.schema()
         if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
@@ -121,7 +124,7 @@ class Bot:
     Args:
         clock: tells the time for what is stored.
         monotonic: seconds, for the age of what is remembered.
-        metrics: host and port for health and metrics; port 0 takes any.
+        metrics: host and port for health and metrics; port 0 takes any. None: `METRICS_LISTEN`, if it is free.
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class Bot:
         settings: Settings,
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
-        metrics: tuple[str, int] = METRICS_LISTEN,
+        metrics: tuple[str, int] | None = None,
         limits: Limits = Limits(),
     ) -> None:
         self.settings = settings
@@ -145,7 +148,7 @@ class Bot:
         self.services: Services
         self.port: int | None = None
         """Where HTTP listens."""
-        self.metrics_port: int
+        self.metrics_port: int | None = None
         """Where health and metrics listen."""
 
     async def start(self) -> None:
@@ -192,12 +195,22 @@ class Bot:
 
     def _listen(self) -> None:
         settings = self.settings
-        self.metrics_port = self._serve(web.for_operators(self._health.problem), "METRICS_LISTEN", *self._metrics, METRICS_CONNECTIONS).port
+        operators = web.for_operators(self._health.problem)
+        try:
+            host, port = self._metrics or METRICS_LISTEN
+            self.metrics_port = self._serve(operators, "METRICS_LISTEN", host, port, METRICS_CONNECTIONS).port
+        except StartError as error:
+            if self._metrics is not None:
+                raise
+            # Nobody asked for this port: a second bot on the machine still starts.
+            log.warning("no health and metrics for operators", why=str(error))
         if settings.mode == "http" or settings.port is not None:
             outside = web.for_slack(self._gate if settings.mode == "http" else None, self._health.problem)
             port = DEFAULT_PORT if settings.port is None else settings.port
-            self._front = self._serve(outside, "HOST, PORT", settings.host, port, self.limits.connections)
-            self.port = self._front.port
+            front = self._serve(outside, "HOST, PORT", settings.host, port, self.limits.connections)
+            self.port = front.port
+            if settings.mode == "http":
+                self._front = front
 
     def _serve(self, asgi: Starlette, variables: str, host: str, port: int, connections: int) -> Server:
         try:
@@ -299,7 +312,7 @@ async def _end(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def run(settings: Settings, metrics: tuple[str, int] = METRICS_LISTEN, limits: Limits = Limits()) -> None:
+async def run(settings: Settings, metrics: tuple[str, int] | None = None, limits: Limits = Limits()) -> None:
     """Runs until SIGTERM or SIGINT, also while it starts. Raises StartError, SettingsError."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -335,9 +348,10 @@ def last_resort(seconds: float) -> None:
     timer.start()
 
 
-def main(settings: Settings, metrics: tuple[str, int] = METRICS_LISTEN, limits: Limits = Limits()) -> None:
+def main(settings: Settings, metrics: tuple[str, int] | None = None, limits: Limits = Limits()) -> None:
     """Runs the bot on the fastest event loop there is. Raises StartError, SettingsError."""
-    server.raise_descriptor_limit()
+    descriptors = server.raise_descriptor_limit()
+    limits = replace(limits, connections=min(limits.connections, descriptors // 4))
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):  # there is no build for some platforms
         from uvloop import new_event_loop as loop_factory
