@@ -20,7 +20,7 @@ from bot.server import Server, listen
 from bot.web import Gate, Guard, for_slack
 from sandbox.slack import Fault, Slack
 from tests.stage import MANIFEST, PATIENT, Stage, settings, stage
-from tests.wire import Wire
+from tests.cable import Wire
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
