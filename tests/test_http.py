@@ -19,8 +19,8 @@ from bot.run import Bot, StartError
 from bot.server import Server, listen
 from bot.web import Gate, Guard, for_slack
 from sandbox.slack import Fault, Slack
-from tests.stage import MANIFEST, PATIENT, Stage, settings, stage
 from tests.cable import Wire
+from tests.stage import MANIFEST, PATIENT, Stage, settings, stage
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
