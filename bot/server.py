@@ -46,8 +46,10 @@ def raise_descriptor_limit() -> int:
     """Takes as many file descriptors as the system gives, up to `DESCRIPTORS`; how many there are now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY:
         return DESCRIPTORS
+    if soft >= wanted:
+        return soft
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
 

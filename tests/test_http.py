@@ -19,8 +19,8 @@ from bot.run import Bot, StartError
 from bot.server import Server, listen
 from bot.web import Gate, Guard, for_slack
 from sandbox.slack import Fault, Slack
+from tests.cable import Wire
 from tests.stage import MANIFEST, PATIENT, Stage, settings, stage
-from tests.wire import Wire
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
@@ -286,6 +286,7 @@ async def test_a_socket_that_slack_closes_is_opened_again(tmp_path: Path) -> Non
     [
         ({"slack_bot_token": "xoxb-wrong"}, "SLACK_BOT_TOKEN: Slack answered invalid_auth"),
         ({"slack_app_token": "xapp-wrong"}, "SLACK_APP_TOKEN: Slack answered invalid_auth"),
+        ({"database_url": "sqlite:////no/such/folder/bot.db"}, "DATABASE_URL: the folder of the SQLite file is not there"),
     ],
 )
 async def test_a_wrong_setting_is_named_at_start(tmp_path: Path, change: dict[str, Any], says: str) -> None:

@@ -138,6 +138,16 @@ async def test_a_stop_finishes_the_submissions_under_way(tmp_path: Path, mode: s
         assert [person.view.trouble for person in people if person.view] == [""] * len(people)
 
 
+async def test_what_slack_sent_before_a_stop_is_taken_and_acknowledged(tmp_path: Path) -> None:
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", port=None) as play:
+        body = {"command": "/smtp", "text": "help", "user_id": play.wanda.id, "channel_id": play.mail.id}
+        sent = [asyncio.create_task(play.slack.deliver("slash_commands", body | {"trigger_id": f"{n}.1.a"})) for n in range(10)]
+        await asyncio.sleep(0)  # all are written, none is read
+        assert len(play.slack._awaited) == 10
+        await asyncio.gather(play.bot.stop(), *sent)
+        assert [one.result().trouble for one in sent] == [""] * 10
+
+
 async def test_a_signal_ends_a_start_that_waits(tmp_path: Path) -> None:
     class NoWebSocket(Slack):
         async def _socket(self, connection: WebSocket) -> None:
