@@ -4,15 +4,16 @@ Exit status: 0, 1 (refused or failed), 2 (usage). What an operator does is in th
 """
 
 import asyncio
-import getpass
 import json
 import os
+import pwd
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 
-from bot import log
+from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import sentence
@@ -44,8 +45,7 @@ class Shell:
     def __init__(self, db: Database, team: str | None) -> None:
         self.db = db
         self.team = team
-        name = os.environ.get("SUDO_USER") or getpass.getuser()
-        self.origin = Origin(Actor(f"shell:{name}", team, owner=True), Surface.SHELL, reference=f"pid{os.getpid()}")
+        self.origin = Origin(Actor(f"shell:{operator()}", team, owner=True), Surface.SHELL, reference=f"pid{os.getpid()}")
 
     def needs_team(self) -> str:
         if self.team is None:
@@ -60,6 +60,18 @@ class Shell:
         return found
 
 
+def operator() -> str:
+    """The name of the account that runs this, or of the one that became root by `sudo`; `uid1234` for one that has none."""
+    uid = os.getuid()
+    before_sudo = os.environ.get("SUDO_UID", "")
+    if uid == 0 and before_sudo.isascii() and before_sudo.isdigit():
+        uid = int(before_sudo)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return f"uid{uid}"
+
+
 def fail(message: str) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(1)
@@ -71,6 +83,8 @@ def settings() -> Settings:
     except SettingsError as error:
         fail(str(error))
     log.configure(read.log_level, read.log_format)
+    for note in read.notes:
+        structlog.get_logger(__name__).warning(note)
     return read
 
 
@@ -95,6 +109,19 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
         fail(str(error))
     except Refusal as refusal:
         fail(flat(sentence(refusal, read.bot_command)))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smtp-bot {release()}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Says which release this is.")] = False,
+) -> None:
+    pass
 
 
 @cli.command()

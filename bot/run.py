@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import platform
 import signal
 import socket
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import structlog
 import uvicorn
 from aiohttp import ClientError, ClientSession, ClientTimeout
+from prometheus_client import Info
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncConnectionErrorRetryHandler, AsyncRateLimitErrorRetryHandler
@@ -18,7 +20,7 @@ from slack_sdk.socket_mode.aiohttp import SocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bot import app, sweep, web
+from bot import app, release, sweep, web
 from bot.door import describe
 from bot.people import People
 from bot.services import Services, acknowledging
@@ -32,6 +34,8 @@ DRAIN_TIMEOUT = 20.0  # seconds that a shutdown waits for work under way
 DEFAULT_PORT = 3000
 
 log = structlog.get_logger(__name__)
+build = Info("smtp_bot_build", "The release that runs")
+build.info({"version": release(), "python": platform.python_version()})
 
 
 class StartError(Exception):
