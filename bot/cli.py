@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 from collections.abc import Callable, Coroutine
+from importlib.resources import files
 from typing import Annotated, Any, NoReturn
 
 import structlog
@@ -171,9 +172,17 @@ def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes th
 @cli.command()
 def demo(port: Annotated[int, typer.Option(help="Where the local Slack listens, on this machine only.")] = 8080) -> None:
     """Runs the bot in a Slack of its own on this machine; no account needed."""
-    from sandbox import demo as sandbox_demo
-
+    try:
+        from sandbox import demo as sandbox_demo
+    except ModuleNotFoundError as error:
+        fail(f"The demo is not installed ({error.name} is missing). Install it: pip install 'smtp-credentials-bot[demo]'")
     sandbox_demo.main(port)
+
+
+@cli.command()
+def manifest() -> None:
+    """Prints the manifest of the Slack app, to be pasted at api.slack.com/apps."""
+    typer.echo((files("bot") / "manifest.yml").read_text(), nl=False)
 
 
 @cli.command()
