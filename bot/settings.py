@@ -85,21 +85,32 @@ def _api_url(value: str) -> str:
 
 
 def _listen(value: str) -> str:
-    if not re.fullmatch(r"unix:.+|tcp:[\w.:\[\]-]+:\d{1,5}", value):
-        raise ValueError("use unix:PATH or tcp:HOST:PORT, such as tcp:127.0.0.1:12345")
+    if not re.fullmatch(r"unix:.+|tcp:(?:[\w.:\[\]-]+:)?\d{1,5}", value):
+        raise ValueError("use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345")
     return value
 
 
 def _listen_tcp(value: str) -> str:
-    if not re.fullmatch(r"tcp:[\w.:\[\]-]+:\d{1,5}", value):
-        raise ValueError("use tcp:HOST:PORT, such as tcp:127.0.0.1:12346")
+    if not re.fullmatch(r"tcp:(?:[\w.:\[\]-]+:)?\d{1,5}", value):
+        raise ValueError("use tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12346")
+    return value
+
+
+def _address_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        port = ""
+    if not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) <= 65535:
+        raise ValueError("it is an address and a port, such as 192.0.2.1:25")
     return value
 
 
 def _metrics(value: str) -> str:
     host, _, port = value.removeprefix("tcp:").rpartition(":")
     if not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535 or not re.fullmatch(r"[\w.:\[\]-]*", host):
-        raise ValueError("it is a port of this machine, such as 9180, or an address and a port, such as 0.0.0.0:9180")
+        raise ValueError("it is a port of this machine, such as 9464, or an address and a port, such as 0.0.0.0:9464")
     return f"{host or '127.0.0.1'}:{port}"
 
 
@@ -211,8 +222,8 @@ class Settings(BaseModel):
         description="where HTTP listens",
     )
     port: int | None = Field(None, ge=0, le=65535, description="its port; `3000` where Slack sends its requests by HTTP")
-    metrics_listen: Annotated[str, AfterValidator(_metrics)] | None = Field(
-        None, description="`PORT` (this machine only) or `HOST:PORT` of `/healthz`, `/readyz` and `/metrics` (Prometheus)"
+    metrics_listen: Annotated[str, AfterValidator(_metrics)] = Field(
+        "127.0.0.1:9464", description="`PORT` (this machine only) or `HOST:PORT` of `/healthz`, `/readyz` and `/metrics` (Prometheus)"
     )
     database_url: Annotated[SecretStr, AfterValidator(_database)] = Field(
         SecretStr(DATABASE_URL), description="or `postgresql://user@host/name`"
@@ -230,19 +241,24 @@ class Settings(BaseModel):
     argon2_time_cost: int = Field(2, ge=1, le=100, description="its passes; old hashes are renewed at their next log-in")
     argon2_parallelism: int = Field(1, ge=1, le=64, description="its lanes")
     authd_listen: Listen | None = Field(
-        None, description="`unix:PATH` or `tcp:HOST:PORT` where mail servers ask for log-ins. Whoever reaches it may try passwords"
+        None,
+        description="`unix:PATH`, `tcp:HOST:PORT` or `tcp:PORT` (this machine only) where mail servers ask for log-ins. "
+        "Whoever reaches it may try passwords",
     )
     authd_peers: Annotated[tuple[Network, ...], BeforeValidator(_networks), BeforeValidator(_split)] = Field(
-        (), description="networks from which mail servers may ask over TCP, such as `10.1.0.0/16`; unset, from wherever they reach it"
+        (), description="networks from which mail servers may ask over TCP, such as `10.1.0.0/16`; unset, from this machine only"
     )
     authd_group: Annotated[str, AfterValidator(_group)] | None = Field(
-        None, description="the group that may use the Unix sockets (they become 0660); unset, whoever may enter their folder"
+        None, description="the group that may use the Unix sockets, which are 0660; unset, our own"
     )
     authd_require_tls: bool = Field(True, description="refuse a password that came to the mail server in clear text")
     authd_http: Annotated[str, AfterValidator(_listen_tcp)] | None = Field(
-        None, description="`tcp:HOST:PORT` of `authd`'s own `/healthz`, `/readyz`, `/metrics`; worker n listens on PORT + n"
+        None, description="`tcp:HOST:PORT` or `tcp:PORT` of `authd`'s own `/healthz`, `/readyz`, `/metrics`, and of `POST /verify`"
     )
     authd_http_token: SharedSecret = Field(SecretStr(""), description="who asks `POST /verify` there sends it as a bearer token")
+    authd_nginx_server: Annotated[str, AfterValidator(_address_and_port)] | None = Field(
+        None, description="`HOST:PORT` of the mail server to which nginx passes a session that may log in"
+    )
     policy_listen: Listen | None = Field(None, description="the same as `AUTHD_LISTEN` for Postfix's policy delegation: open sessions")
     policy_when_away: Literal["defer", "dunno"] = Field(
         "defer", description="while the database is away: `defer` (451) or `dunno` (let mail pass)"
@@ -280,10 +296,8 @@ class Settings(BaseModel):
         return tuple(one for one in re.split(r"[\s,;]+", self.slack_signing_secret.get_secret_value()) if one)
 
     @property
-    def metrics_address(self) -> tuple[str, int] | None:
+    def metrics_address(self) -> tuple[str, int]:
         """Host and port of health and metrics; this machine only unless a host was given."""
-        if self.metrics_listen is None:
-            return None
         host, _, port = self.metrics_listen.rpartition(":")
         return host.strip("[]"), int(port)
 

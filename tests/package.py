@@ -175,6 +175,14 @@ def test_production_has_no_package_of_the_demo_and_says_how_to_get_it(production
     assert {name for name in ours if f"{name}==" not in locked} == set()
 
 
+def test_no_other_package_has_the_names_of_ours(with_demo: Path) -> None:
+    code = "from importlib.metadata import packages_distributions as found; print({name: found()[name] for name in ('bot', 'storage', 'mailauth', 'sandbox')})"
+    said = subprocess.run(
+        [with_demo.with_name("python"), "-c", code], env=clean_environment(), capture_output=True, text=True, check=True
+    ).stdout
+    assert said.count("[") == said.count("['smtp-credentials-bot']") == 4, said
+
+
 async def test_the_bot_and_authd_run(production: Path, empty: Path) -> None:
     slack = Slack()
     app = slack.install(MANIFEST)
@@ -208,7 +216,17 @@ def test_uv_tool_install(place: Path, empty: Path) -> None:
     environment = clean_environment(
         UV_TOOL_DIR=str(place / "uv"), UV_TOOL_BIN_DIR=str(place / "uv-bin"), UV_CACHE_DIR=str(place / "uv-cache")
     )
-    command = [BIN / "uv", "tool", "install", "--quiet", "--offline", "--python", python(), *OFFLINE, "smtp-credentials-bot[demo]"]
+    command: list[str | Path] = [
+        BIN / "uv",
+        "tool",
+        "install",
+        "--quiet",
+        "--offline",
+        "--python",
+        python(),
+        *OFFLINE,
+        "smtp-credentials-bot[demo]",
+    ]
     subprocess.run(command, env=environment, cwd=place, check=True)
     assert use(place / "uv-bin/smtp-bot", empty, "--version").stdout == "smtp-bot 0.1.0\n"
 
@@ -217,6 +235,16 @@ def test_pipx_install(place: Path, empty: Path) -> None:
     # pipx's other backend, pip, brings its own pip up to date from the network first.
     environment = clean_environment(PIPX_HOME=str(place / "pipx"), PIPX_BIN_DIR=str(place / "pipx-bin"), HOME=str(place), UV_OFFLINE="1")
     environment["PATH"] = f"{BIN}:{environment['PATH']}"
-    command = [BIN / "pipx", "install", "--backend", "uv", "--python", python(), "--pip-args", " ".join(OFFLINE), "smtp-credentials-bot"]
+    command: list[str | Path] = [
+        BIN / "pipx",
+        "install",
+        "--backend",
+        "uv",
+        "--python",
+        python(),
+        "--pip-args",
+        " ".join(OFFLINE),
+        "smtp-credentials-bot",
+    ]
     subprocess.run(command, env=environment, cwd=place, check=True)
     assert use(place / "pipx-bin/smtp-bot", empty, "list").returncode == 0

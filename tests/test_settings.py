@@ -184,9 +184,9 @@ def test_a_bad_value_of_every_setting_is_named_in_our_words_and_never_repeated(t
         ("SMTP_HOST", "https://mail.example.com", "it is a host's name or address and nothing else, such as mail.example.com"),
         ("SMTP_HOST", "mail.example.com:587", "it is a host's name or address and nothing else, such as mail.example.com"),
         ("BOT_OWNERS", "U0OLGA,olga", "number 2 is not a Slack user id, which looks like U0123ABCDEF (Slack profile, ⋮, Copy member ID)"),
-        ("AUTHD_LISTEN", "/run/auth", "use unix:PATH or tcp:HOST:PORT, such as tcp:127.0.0.1:12345"),
+        ("AUTHD_LISTEN", "/run/auth", "use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345"),
         ("AUTHD_PEERS", "10.1.0.0/16 mail", "number 2 is no network, which looks like 10.1.0.0/16 or 192.0.2.7"),
-        ("METRICS_LISTEN", "everywhere", "it is a port of this machine, such as 9180, or an address and a port, such as 0.0.0.0:9180"),
+        ("METRICS_LISTEN", "everywhere", "it is a port of this machine, such as 9464, or an address and a port, such as 0.0.0.0:9464"),
         ("LEAKS_SECRET", "short", "it has at least 16 characters; make one with: openssl rand -hex 24"),
         ("SLACK_BOT_TOKEN", "xapp-1", "it starts with xoxb-; this looks like another token. The xapp- one belongs in SLACK_APP_TOKEN"),
         ("SLACK_BOT_TOKEN", "xoxb-…", "it holds a character that none of these has (an example, or cut off?); copy it again"),
@@ -205,6 +205,7 @@ def test_what_others_ask_of_the_settings(tmp_path: Path) -> None:
     )
     assert found.authd_peers == (ip_network("10.1.0.0/16"), ip_network("2001:db8::/32"))
     assert found.metrics_address == ("127.0.0.1", 9180)
+    assert read(tmp_path).metrics_address == ("127.0.0.1", 9464)
     assert read(tmp_path, METRICS_LISTEN="[::]:9180").metrics_address == ("::", 9180)
     assert found.journal == Path("/var/lib/smtp-bot/smtp-bot.journal")
     assert read(tmp_path, DATABASE_URL="postgresql://bot@db/bot").journal == Path("smtp-bot.journal")
