@@ -249,3 +249,11 @@ def test_pipx_install(place: Path, empty: Path) -> None:
     ]
     subprocess.run(command, env=environment, cwd=place, check=True)
     assert use(place / "pipx-bin/smtp-bot", empty, "list").returncode == 0
+
+
+def test_the_containerfile_is_well_made() -> None:
+    subprocess.run([BIN / "hadolint", ROOT / "deploy/Containerfile"], check=True)
+
+
+def test_kubernetes_takes_the_example() -> None:
+    subprocess.run([BIN / "kubernetes-validate", "--strict", "--quiet", ROOT / "deploy/kubernetes/smtp-bot.yml"], check=True)
