@@ -3,6 +3,7 @@
 systemd's own analyser reads the units, and Prometheus' the rules; `make package` has hadolint and Kubernetes' schemas read the rest.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,27 @@ SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kubernetes/smtp-bot.yml").read_text()))
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 EXPOSURE_MAX = 2.0
+PROMETHEUS = DEPLOY / "prometheus"
+ALERTS: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]
+]
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
+# Named in the design of the release that these files are for.
+COMING = {
+    "smtp_bot_slack_connected",
+    "smtp_bot_last_sweep_timestamp_seconds",
+    "smtp_bot_errands_open",
+    "smtp_bot_errand_oldest_seconds",
+    "smtp_bot_database_errors_total",
+    "smtp_bot_chain_verified_event",
+    "smtp_bot_credentials",
+    "smtp_bot_credentials_expiring",
+    "smtp_bot_credentials_never_used",
+    "smtp_authd_heartbeat_age_seconds",
+    "smtp_authd_clock_skew_seconds",
+    "smtp_bot_store_went_back",
+}
+METRIC = re.compile(r"\bsmtp_(?:bot|authd)_[a-z0-9_]+")
 
 
 @pytest.fixture
@@ -128,3 +150,54 @@ def test_compose_names_only_what_it_declares() -> None:
         assert set(one.get("depends_on", [])) <= set(services)
         if one.get("image") == "smtp-bot:0.1.0":
             assert one["read_only"] is True
+
+
+@pytest.fixture
+def promtool() -> str:
+    return shutil.which("promtool") or need("promtool (Debian: prometheus)")
+
+
+def test_each_alert_fires_when_it_should_and_not_before(promtool: str) -> None:
+    tried = subprocess.run(
+        [promtool, "test", "rules", PROMETHEUS / "rules_test.yml"], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    tests = (PROMETHEUS / "rules_test.yml").read_text()
+    for alert in ALERTS:
+        name = alert["alert"]
+        assert f'alertname="{name}"' in tests, f"{name} is not among those that fire"
+        assert f"alertname: {name}}}" in tests, f"{name} is not among those that stay silent"
+        assert set(alert["annotations"]) == {"summary", "description"}
+        assert alert["labels"]["severity"] in ("page", "ticket", "info")
+
+
+def expressions() -> list[str]:
+    panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+    return [rule["expr"] for rule in ALERTS] + panels
+
+
+def test_rules_and_dashboard_ask_for_metrics_that_there_are() -> None:
+    code = "\n".join(path.read_text() for folder in ("bot", "mailauth", "storage") for path in (ROOT / folder).rglob("*.py"))
+    made = re.findall(r'(?:Counter|Gauge|Histogram|Info)\(\s*"(smtp_\w+)"', code)
+    there = {name + suffix for name in made for suffix in ("", "_bucket", "_info")} | COMING
+    assert {name for expression in expressions() for name in METRIC.findall(expression)} <= there
+
+
+def test_the_dashboard_can_be_imported(promtool: str, tmp_path: Path) -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(places) == len(set(places))
+    assert max(x for x, _ in places) < 24
+    assert DASHBOARD["templating"]["list"][0]["name"] == "datasource"
+    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels if panel["type"] != "row")
+    asked = [{"record": f"panel:{number}", "expr": text.replace("$__rate_interval", "5m")} for number, text in enumerate(expressions())]
+    rules = tmp_path / "panels.yml"
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": asked}]}))
+    read = subprocess.run([promtool, "check", "rules", rules], capture_output=True, text=True, timeout=50, check=False)
+    assert read.returncode == 0, read.stdout + read.stderr
