@@ -5,6 +5,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -20,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.slack import Slack
+from storage.passwords import Style, generate, new_id
 from tests.conftest import need
 from tests.stage import MANIFEST
 
@@ -257,3 +260,38 @@ def test_the_containerfile_is_well_made() -> None:
 
 def test_kubernetes_takes_the_example() -> None:
     subprocess.run([BIN / "kubernetes-validate", "--strict", "--quiet", ROOT / "deploy/kubernetes/smtp-bot.yml"], check=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> tuple[Path, set[str], set[str]]:
+    """A file with passwords of ours among look-alikes; the passwords; and the look-alikes."""
+    ours: set[str] = set()
+    others = {"smtp-acme-7k2m9x4q", "smtpserverconnection"}
+    for _ in range(30):
+        long, short = generate(new_id()), generate("", Style.DEVICE)
+        misread = short.replace("0", "O").replace("1", "l")
+        ours |= {long, short, generate("", Style.DEVICE).upper(), misread}
+        others |= {long[:-1] + ("0" if long[-1] != "0" else "1"), short[:-1] + ("0" if short[-1] != "0" else "1"), f"x{long}", f"{short}x"}
+    lines = [f'SMTP_PASSWORD = "{value}"' for value in sorted(ours | others)]
+    (tmp_path / "settings.py").write_text("\n".join(lines) + "\n")
+    return tmp_path / "settings.py", ours, others
+
+
+def test_kingfisher_finds_ours_and_no_look_alikes(repository: tuple[Path, set[str], set[str]]) -> None:
+    file, ours, _ = repository
+    rules = ("--rules-path", ROOT / "deploy/scanners/kingfisher.yml", "--load-builtins=false", "--no-update-check")
+    subprocess.run([BIN / "kingfisher", "rules", "check", *rules], check=True)
+    command = [BIN / "kingfisher", "scan", *rules, "--no-validate", "--no-rule-cache", "--format", "jsonl", file]
+    scanned = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [json.loads(line) for line in scanned.stdout.splitlines() if line.startswith('{"rule"')]
+    assert {one["finding"]["snippet"] for one in found} == ours, scanned.stderr
+
+
+def test_detect_secrets_finds_ours_and_no_look_alikes(repository: tuple[Path, set[str], set[str]]) -> None:
+    file, ours, _ = repository
+    plugin = ROOT / "deploy/scanners/detect_secrets_plugin.py"
+    command = [BIN / "detect-secrets", "scan", "--plugin", plugin, "--all-files", file.name]
+    scanned = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True)
+    results = json.loads(scanned.stdout)["results"].get(file.name, [])
+    found = {one["hashed_secret"] for one in results if one["type"] == "SMTP Credentials password"}
+    assert found == {hashlib.sha1(password.encode()).hexdigest() for password in ours}

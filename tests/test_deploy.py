@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from bot.settings import FIELDS, SECRETS
+from storage.passwords import Style, generate, new_id
 from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
@@ -201,3 +203,32 @@ def test_the_dashboard_can_be_imported(promtool: str, tmp_path: Path) -> None:
     rules.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": asked}]}))
     read = subprocess.run([promtool, "check", "rules", rules], capture_output=True, text=True, timeout=50, check=False)
     assert read.returncode == 0, read.stdout + read.stderr
+
+
+def by_pattern() -> dict[str, list[re.Pattern[str]]]:
+    """The patterns of the scanners that no registry has, by their rules' file. Python reads the part of RE2 that they use."""
+    rules = tomllib.loads((DEPLOY / "scanners/gitleaks.toml").read_text())["rules"]
+    detectors = yaml.safe_load((DEPLOY / "scanners/trufflehog.yml").read_text())["detectors"]
+    assert all(rule["secretGroup"] == 1 and rule["keywords"] for rule in rules)
+    return {
+        "gitleaks": [re.compile(rule["regex"]) for rule in rules],
+        "trufflehog": [re.compile(pattern) for detector in detectors for pattern in detector["regex"].values()],
+    }
+
+
+@pytest.mark.parametrize("scanner", by_pattern())
+def test_the_patterns_find_our_passwords_and_no_look_alikes(scanner: str) -> None:
+    standard, device = by_pattern()[scanner]
+    for pattern in (standard, device):
+        assert not re.search(r"\(\?[=!<]", pattern.pattern), "RE2 has no lookaround"
+    for _ in range(100):
+        long, short = generate(new_id()), generate("", Style.DEVICE)
+        for around in ("{}", "SMTP_PASSWORD={}", '"{}"', "_{}", "url://user:{}@host", "{},"):
+            assert standard.findall(around.format(long)) == [long]
+            assert device.findall(around.format(short)) == [short]
+        assert device.findall(short.upper()) == [short.upper()]
+        assert standard.findall(f"{long} {long}") == [long, long]
+        for other in (f"x{long}", f"{long}x", long[:-1], "smtp2" + long[5:], "smtp-acme-7k2m9x4q", f"smtp1u{long[6:]}"):
+            assert standard.findall(other) == device.findall(other) == []
+        for other in (f"x{short}", f"{short}x", short[:-1], "smtpserverconnection", "smtp_" + short[5:]):
+            assert device.findall(other) == []
