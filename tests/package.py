@@ -281,7 +281,7 @@ def test_kingfisher_finds_ours_and_no_look_alikes(repository: tuple[Path, set[st
     file, ours, _ = repository
     rules = ("--rules-path", ROOT / "deploy/scanners/kingfisher.yml", "--load-builtins=false", "--no-update-check")
     subprocess.run([BIN / "kingfisher", "rules", "check", *rules], check=True)
-    command = [BIN / "kingfisher", "scan", *rules, "--no-validate", "--no-rule-cache", "--format", "jsonl", file]
+    command: list[str | Path] = [BIN / "kingfisher", "scan", *rules, "--no-validate", "--no-rule-cache", "--format", "jsonl", file]
     scanned = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [json.loads(line) for line in scanned.stdout.splitlines() if line.startswith('{"rule"')]
     assert {one["finding"]["snippet"] for one in found} == ours, scanned.stderr
@@ -290,7 +290,7 @@ def test_kingfisher_finds_ours_and_no_look_alikes(repository: tuple[Path, set[st
 def test_detect_secrets_finds_ours_and_no_look_alikes(repository: tuple[Path, set[str], set[str]]) -> None:
     file, ours, _ = repository
     plugin = ROOT / "deploy/scanners/detect_secrets_plugin.py"
-    command = [BIN / "detect-secrets", "scan", "--plugin", plugin, "--all-files", file.name]
+    command: list[str | Path] = [BIN / "detect-secrets", "scan", "--plugin", plugin, "--all-files", file.name]
     scanned = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True)
     results = json.loads(scanned.stdout)["results"].get(file.name, [])
     found = {one["hashed_secret"] for one in results if one["type"] == "SMTP Credentials password"}

@@ -70,7 +70,7 @@ def test_systemd_can_read_the_units(analyse: str, units: list[Path]) -> None:
 @pytest.mark.parametrize("service", [unit.name for unit in SERVICES])
 def test_the_services_are_little_exposed(analyse: str, units: list[Path], service: str) -> None:
     unit = next(unit for unit in units if unit.name == service)
-    command = [analyse, "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX * 10:.0f}", unit]
+    command: list[str | Path] = [analyse, "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX * 10:.0f}", unit]
     read = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     exposed = re.search(r"Overall exposure level for \S+: ([\d.]+)", read.stdout)
     assert exposed, read.stdout + read.stderr
