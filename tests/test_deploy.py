@@ -232,3 +232,15 @@ def test_the_patterns_find_our_passwords_and_no_look_alikes(scanner: str) -> Non
             assert standard.findall(other) == device.findall(other) == []
         for other in (f"x{short}", f"{short}x", short[:-1], "smtpserverconnection", "smtp_" + short[5:]):
             assert device.findall(other) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/operating.md"])
+def test_what_a_page_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))]
+    assert all(((ROOT / page).parent / link).exists() for link in links)
+    named = re.findall(r"`((?:bot|storage|mailauth|sandbox|tests|deploy|docs)/[\w./-]+)`", text)
+    assert [name for name in named if not (ROOT / name).exists() and name != "bot/note.py" and "/tls/" not in name] == []
+    targets = set(re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", text, re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{first or second}:", makefile, re.MULTILINE) for first, second in targets)
