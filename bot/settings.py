@@ -3,12 +3,10 @@
 `python -m bot.settings` prints the table of them that stands in the README.
 """
 
-import difflib
 import os
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,45 +14,24 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from bot.environment import ENV_FILE, Given, read
 from storage.database import parse_url
 
 USER_ID = re.compile(r"[UW][A-Z0-9]{2,30}")
 SLACK_API_URL = "https://slack.com/api/"
 DATABASE_URL = "sqlite:///smtp-bot.db"
 JOURNAL = "smtp-bot.journal"
-ENV_FILE = ".env"
-FILE_MAX = 1024 * 1024  # bytes of `.env`, and of a file that a *_FILE variable names
+PREFIXES = ("SLACK_", "BOT_", "SMTP_", "DATABASE_", "ARGON2_", "AUTHD_", "POLICY_", "METRICS_", "REVOKED_", "LEAKS_")
 SHARED_SECRET_MIN = 16  # characters
 NOT_TYPED = "it holds a character that none of these has (an example, or cut off?); copy it again"
 
-_PREFIXES = ("SLACK_", "BOT_", "SMTP_", "DATABASE_", "ARGON2_", "AUTHD_", "POLICY_", "METRICS_", "REVOKED_", "LEAKS_")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What cannot be seen at the ends of a pasted value: byte order mark, zero-width characters, no-break space.
-_UNSEEN = " \t\r\n\f\v\u00a0\ufeff\u200b\u200c\u200d\u2060"
-_QUOTED = re.compile(r"""(?:"([^"]*)"|'([^']*)'|[“”„]([^“”„]*)[“”])\s*(?:#.*)?""", re.DOTALL)
-_COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 _SLACK_TOKEN = re.compile(r"(?:xox[a-z]|xapp|xwfp)-", re.IGNORECASE)
-# Kubernetes describes every Service to every Pod so: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-_SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
-_SERVICE_NAME = re.compile(r".*_(?:SERVICE_(?:HOST|PORT).*|PORT_\d+_(?:TCP|UDP|SCTP).*)")
 _HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
 _TYPED_TOKEN = re.compile(r"[!-~]*")
 
 
 class SettingsError(Exception):
     """Says, a line for each, which variables are wrong and what they should be. No value is repeated: it may be a secret."""
-
-
-def clean(value: str) -> str:
-    """The value that was meant, without blanks, carriage returns, quotes and the comment after it.
-
-    A shell and `.env` take them off; docker's `--env-file` and systemd's `EnvironmentFile` hand some of them on.
-    """
-    value = value.strip(_UNSEEN)
-    quoted = _QUOTED.fullmatch(value)
-    if quoted:
-        return next(part for part in quoted.groups() if part is not None).strip(_UNSEEN)
-    return _COMMENT.sub("", value).strip(_UNSEEN)
 
 
 def _host(value: str) -> str:
@@ -362,130 +339,23 @@ def _wanted(info: FieldInfo) -> str:
     return "it cannot be read"
 
 
-@dataclass
-class _Given:
-    """What the environment and `.env` hold of ours, a variable's name to its cleaned value, and what is wrong with it."""
-
-    values: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def take(self, variables: Iterable[tuple[str, str]], where: str) -> None:
-        """Adds variables that were not given yet; an empty one counts as not given."""
-        new: dict[str, str] = {}
-        for name, raw in variables:
-            key, value = name.upper(), clean(raw)
-            if key not in FIELDS and key.removesuffix("_FILE") not in SECRETS:
-                self._unknown(name, where)
-            elif where != ENV_FILE and _SERVICE_ADDRESS.fullmatch(value):
-                self.notes.append(f"{name}: ignored, it is Kubernetes' description of a Service; give that Service another name.")
-            elif value:
-                new[key] = value
-        # A variable and its _FILE are the same setting: the environment's beats .env's in either form.
-        taken = {key.removesuffix("_FILE") for key in self.values}
-        self.values |= {key: value for key, value in new.items() if key.removesuffix("_FILE") not in taken}
-
-    def _unknown(self, name: str, where: str) -> None:
-        ours = name.upper().startswith(_PREFIXES)
-        if _SERVICE_NAME.fullmatch(name) or not (ours or where == ENV_FILE):
-            return
-        names = [*FIELDS, *(f"{secret}_FILE" for secret in sorted(SECRETS))]
-        close = difflib.get_close_matches(name.upper(), names, 1, 0.8)
-        if close:
-            self.notes.append(f"{name} in {where} is no setting. Did you mean {close[0]}?")
-        elif ours and where == ENV_FILE:
-            self.notes.append(f"{name} in {where} is no setting.")
-
-    def read_files(self, folder: Path) -> None:
-        """Puts the content of files in the place of the `NAME_FILE` that name them."""
-        for name in sorted(key for key in self.values if key not in FIELDS):
-            target = name.removesuffix("_FILE")
-            path = folder / self.values.pop(name)
-            if target in self.values:
-                self.problems.append(f"{name}: {target} is set too. Set one of the two.")
-                continue
-            try:
-                value = clean(_text(path))
-            except (OSError, ValueError) as error:
-                self.problems.append(f"{name}: the file that it names cannot be read ({_why(error)}).")
-                continue
-            if value:
-                self.values[target] = value
-            else:
-                self.problems.append(f"{name}: the file that it names is empty.")
-
-    def check(self) -> None:
-        """Refuses what no setting may hold: what cannot be seen, and a token in a place where it would be shown."""
-        for name, value in sorted(self.values.items()):
-            if any(not char.isprintable() and not (char.isspace() and name == "SLACK_SIGNING_SECRET") for char in value):
-                self.problems.append(f"{name}: it holds a line break or another character that cannot be seen. Type it again.")
-            elif (name not in SECRETS and _SLACK_TOKEN.search(value)) or (name == "DATABASE_URL" and _SLACK_TOKEN.match(value)):
-                self.problems.append(f"{name}: this is a Slack token. It belongs in SLACK_BOT_TOKEN (xoxb-…) or SLACK_APP_TOKEN (xapp-…).")
-            else:
-                continue
-            del self.values[name]
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
-
-
-def _text(path: Path) -> str:
-    """A file in UTF-8, UTF-16 or Latin-1, with or without byte order mark. Raises OSError, or ValueError when it is no text."""
-    if path.exists() and not path.is_file() and not path.is_fifo():
-        raise ValueError("it is no file")
-    with path.open("rb") as opened:
-        raw = opened.read(FILE_MAX + 1)
-    if len(raw) > FILE_MAX:
-        raise ValueError("it is over 1 MiB")
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ["utf-16"]
-    elif b"\0" in raw:
-        # Text of Latin letters in UTF-16 has a zero in every second byte.
-        encodings = ["utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"]
-    else:
-        encodings = ["utf-8-sig", "cp1252", "latin-1"]
-    for encoding in encodings:
-        try:
-            text = raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise ValueError("it is no text; save it as UTF-8")
-
-
-def _env_file(path: Path, given: _Given) -> list[tuple[str, str]]:
-    """The variables of `.env`; a line that is none is a problem, named by its number."""
-    try:
-        text = _text(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, ValueError) as error:
-        given.problems.append(f"{ENV_FILE}: it cannot be read ({_why(error)}).")
-        return []
-    variables = []
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip(_UNSEEN)
-        if not stripped or stripped.startswith("#"):
-            continue
-        name, equals, value = re.sub(r"^(?:export|set)\s+", "", stripped).partition("=")
-        name = name.strip(_UNSEEN)
-        if equals and _NAME.fullmatch(name):
-            variables.append((name, value))
+def _misplaced(given: Given) -> None:
+    """Refuses what no setting may hold: what cannot be seen, and a token in a place where it would be shown."""
+    for name, value in sorted(given.values.items()):
+        if any(not char.isprintable() and not (char.isspace() and name == "SLACK_SIGNING_SECRET") for char in value):
+            given.problems.append(f"{name}: it holds a line break or another character that cannot be seen. Type it again.")
+        elif (name not in SECRETS and _SLACK_TOKEN.search(value)) or (name == "DATABASE_URL" and _SLACK_TOKEN.match(value)):
+            given.problems.append(f"{name}: this is a Slack token. It belongs in SLACK_BOT_TOKEN (xoxb-…) or SLACK_APP_TOKEN (xapp-…).")
         else:
-            given.problems.append(f"{ENV_FILE}, line {number}: it is not NAME=value.")
-    return variables
+            continue
+        del given.values[name]
 
 
 def load(environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
     """Reads the settings: the environment first, then `.env` in `folder` (the working folder). Raises SettingsError."""
-    folder = folder or Path()
-    given = _Given()
-    given.take((os.environ if environment is None else environment).items(), "the environment")
-    given.take(_env_file(folder / ENV_FILE, given), ENV_FILE)
-    given.read_files(folder)
-    given.check()
+    given = Given(frozenset(FIELDS), SECRETS, PREFIXES)
+    read(given, os.environ if environment is None else environment, folder or Path())
+    _misplaced(given)
     try:
         settings = Settings.model_validate({name.lower(): value for name, value in given.values.items()})
     except ValidationError as error:

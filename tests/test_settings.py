@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bot.cli import operator
-from bot.settings import FIELDS, SECRETS, Settings, SettingsError, clean, load, table
+from bot.environment import clean
+from bot.settings import FIELDS, SECRETS, Settings, SettingsError, load, table
 from tests.test_cli import smtp_bot
 
 ROOT = Path(__file__).parent.parent
