@@ -11,11 +11,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text, update
 
-from storage.models import Credential
 from storage.passwords import Hasher, generate
-from tests import mail_servers
+from tests import mail_servers, raw
 from tests.mail_servers import DEPLOY, Session, log_in
 from tests.stage import Stage
 
@@ -82,10 +80,9 @@ async def test_dovecot_and_postfix_by_sql(play: Stage, folder: Path) -> None:
 async def rotate(play: Stage, password: str) -> None:
     """The store as a rotation with overlap leaves it."""
     hasher = Hasher(8, 1)
-    async with play.db.note() as session:
-        old = (await session.execute(text("SELECT password_hash FROM credentials"))).scalar_one()
-        values = {"previous_hash": old, "password_hash": await hasher.hash(password), "version": 9}
-        await session.execute(update(Credential).values(previous_until=play.clock() + timedelta(days=1), **values))
+    old = await raw.one(play.db, "SELECT password_hash FROM credentials")
+    values = {"previous_hash": old, "password_hash": await hasher.hash(password), "version": 9}
+    await raw.change_credentials(play.db, previous_until=play.clock() + timedelta(days=1), **values)
     hasher.close()
 
 
@@ -129,11 +126,9 @@ async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
             assert await asyncio.to_thread(other.log_in, username, password) == 235
             await asyncio.to_thread(session.send)
             assert (await asyncio.to_thread(other.smtp.mail, "app@example.com"))[0] == 250
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE credentials RENAME TO away"))
+            await raw.sql(play.db, "ALTER TABLE credentials RENAME TO away")
             assert await asyncio.to_thread(log_in, port, username, password) == 454
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE away RENAME TO credentials"))
+            await raw.sql(play.db, "ALTER TABLE away RENAME TO credentials")
             assert await asyncio.to_thread(log_in, port, username, password) == 235
             await delete(play)
             assert await asyncio.to_thread(log_in, port, username, password) == 535
@@ -151,11 +146,9 @@ async def test_authd_and_exim(play: Stage, folder: Path) -> None:
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
             assert await asyncio.to_thread(log_in, port, username, generate(username[-8:])) == 535
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE credentials RENAME TO away"))
+            await raw.sql(play.db, "ALTER TABLE credentials RENAME TO away")
             assert await asyncio.to_thread(log_in, port, username, password) == 435
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE away RENAME TO credentials"))
+            await raw.sql(play.db, "ALTER TABLE away RENAME TO credentials")
             await delete(play)
             assert await asyncio.to_thread(log_in, port, username, password) == 535
 

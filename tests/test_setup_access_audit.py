@@ -128,8 +128,7 @@ async def test_channels_are_followed(play: Stage) -> None:
     team = play.slack.world.team.id
 
     async def mapped() -> dict[str, bool]:
-        async with play.db.read() as session:
-            return {one.channel_id: one.paused for one in await workspaces.channels_of(session, play.acme)}
+        return {one.channel_id: one.paused for one in await play.db.read(workspaces.channels_of, play.acme.id)}
 
     event = {"type": "channel_id_changed", "old_channel_id": play.mail.id, "new_channel_id": "C0NEW"}
     await asyncio.gather(play.slack.event(event), play.slack.event(event))
@@ -187,13 +186,13 @@ async def test_the_audit_log_is_read_by_admins(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp audit")
     await play.wanda.sees("but you can't manage access, channels or the audit log")
     for number in range(20):
-        await grants.grant(play.db, BY_TEST, play.slack.world.team.id, f"U0MANY{number:02}", Role.READER, play.acme.id)
+        await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, f"U0MANY{number:02}", Role.READER, play.acme.id)
     await play.adam.types(play.mail, "/smtp audit")
     newest = await play.adam.sees("U0MANY19")
     await play.adam.presses("Older", newest)
     await play.settled()
     assert "U0MANY04" in play.adam.read(newest)
-    verdict = await audit.verify(play.db)
+    verdict = await play.db.read(audit.verify)
     assert verdict.broken is None
     assert verdict.rows > 25
 

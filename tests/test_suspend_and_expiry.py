@@ -4,10 +4,9 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
 
 from bot import sweep
-from storage.models import Credential
+from tests import raw
 from tests.stage import Stage
 
 
@@ -120,8 +119,7 @@ async def test_after_that_minute_it_is_refused(play: Stage) -> None:
     await play.wanda.sees_modal("Credential created")
     await play.wanda.closes()
     assert len(await play.passdb()) == 1
-    async with play.db.note() as session:
-        await session.execute(update(Credential).values(expires_at=play.clock() - timedelta(minutes=1)))
+    await raw.change_credentials(play.db, expires_at=play.clock() - timedelta(minutes=1))
     assert await play.passdb() == []
     await play.rita.types(play.mail, "/smtp list")
     await play.rita.sees("Relay (expired)")
