@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,7 +143,7 @@ class Bot:
             if settings.mode == "socket":
                 await self._open_socket(bolt, db)
             else:
-                self._gate.guard = web.Guard(bolt, db, self._signing_secrets(), lambda: self._clock().timestamp())
+                self._gate.guard = web.Guard(bolt, db, self.settings.signing_secrets, lambda: self._clock().timestamp())
             for forever in (sweep.forever(self.services), self.errands.forever()):
                 self._stack.push_async_callback(_end, asyncio.create_task(forever))
         except BaseException:
@@ -229,9 +229,6 @@ class Bot:
 
     def _connected(self) -> str | None:
         return None if self._socket is None or self._socket.connected else "not connected to Slack"
-
-    def _signing_secrets(self) -> Sequence[str]:
-        return (self.settings.slack_signing_secret.get_secret_value(),)
 
     async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What the attempt returns, once it does. While it raises NotYet, health says why."""

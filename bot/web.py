@@ -5,12 +5,13 @@ https://docs.slack.dev/authentication/verifying-requests-from-slack
 
 import asyncio
 import hmac
+import platform
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Info, generate_latest
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_sdk.signature import SignatureVerifier
@@ -20,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from bot import release
 from bot.delivery import acknowledging, expect_first_delivery
 from storage.database import Database
 
@@ -33,6 +35,8 @@ LENGTH = re.compile(r"\d{1,10}")
 METRICS_A_SECOND = 20
 
 log = structlog.get_logger(__name__)
+build = Info("smtp_bot_build", "The release that runs")
+build.info({"version": release(), "python": platform.python_version()})
 refused = Counter("smtp_bot_http_refused_total", "HTTP requests refused before Bolt saw them", ["why"])
 
 Ready = Callable[[], Awaitable[str | None]]
