@@ -306,6 +306,8 @@ class Database:
 
         def run() -> T:
             job.check()
+            if self._file is not None and _identity(self.url) != self._file:
+                raise Unavailable(Trouble.REPLACED)
             try:
                 return work(job)
             except SQLAlchemyError as error:
@@ -327,10 +329,14 @@ class Database:
 
     async def ping(self) -> None:
         """Tries a read and a write. Raises Unavailable with what is wrong."""
-        if self.sqlite and self._file is not None and _identity(self.url) != self._file:
-            raise Unavailable(Trouble.REPLACED)
         await self.read(lambda tx: tx.connection.exec_driver_sql("SELECT 1").scalar())
         await self.note(_touch)
+
+    async def follow(self) -> None:
+        """Goes over to the SQLite file that has replaced the one that was open."""
+        for lane in (self._reading, self._writing, self._noting):
+            lane.engine.dispose()
+        self._file = _identity(self.url)
 
     async def close(self) -> None:
         """Ends the threads, after what they are at."""
