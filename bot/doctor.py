@@ -7,7 +7,7 @@ from bot.slack import Away, Ok, Refused, Slack
 from storage import audit, mail_servers, workspaces
 from storage.database import Database, Schema, StaleWal
 from storage.journal import Journal, State
-from storage.replay import Past
+from storage.past import Past
 
 SCOPES = ("commands", "chat:write", "users:read", "channels:read", "groups:read", "usergroups:read")
 LEAK_WATCH_SCOPES = ("channels:history", "groups:history")
@@ -41,6 +41,10 @@ async def examine(echo: Callable[[str], None]) -> bool:
             report.bad(problem)
         return False
     report.good(f"settings read, mode {settings.mode}, command {settings.bot_command}")
+    for note in settings.notes:
+        report.note(note)
+    for file in settings.exposed_files():
+        report.bad(f"Every account of this machine may read {file}. Run: chmod o= {file}")
     try:
         settings.check_slack()
     except SettingsError as error:

@@ -1,6 +1,6 @@
 """A database that went back in time, as a restore of a backup makes it.
 
-Every bot and `authd` process holds the store against a journal (`storage/replay.py`). Once one finds that the store went back, the app's
+Every bot and `authd` process holds the store against a journal (`storage/past.py`). Once one finds that the store went back, the app's
 owners read it in a direct message, with what works again although it was revoked; **Revoke them again** makes those revocations anew.
 """
 
@@ -16,6 +16,7 @@ from storage import replay
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Unavailable
+from storage.past import EVERY
 from storage.replay import Standing
 
 REVOKE_AGAIN = "revoke_again"
@@ -28,7 +29,7 @@ def register(app: AsyncApp, door: Door) -> None:
     app.action(REVOKE_AGAIN)(door.work(revoke_again))
 
 
-async def watch(services: Services, every: float = replay.EVERY) -> None:
+async def watch(services: Services, every: float = EVERY) -> None:
     """Owes the owners the news, whichever process noticed; for ever."""
     while True:
         try:

@@ -30,7 +30,7 @@ from mailauth.verifier import Answer, Verifier
 from storage.database import Database
 from storage.journal import Journal
 from storage.passwords import Hasher
-from storage.replay import Past
+from storage.past import Past
 
 CONNECTIONS = 2000
 HANDSHAKE_TIMEOUT = 30.0  # seconds

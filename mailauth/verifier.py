@@ -26,7 +26,7 @@ from storage.journal import Journal
 from storage.logins import Known, Use
 from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
-from storage.replay import Past
+from storage.past import Past
 
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
 WRONG_REMEMBERED = 10_000

@@ -1,29 +1,24 @@
-"""The store held against the journal: what ended is kept there, a store that went back in time is noticed, and what was revoked is again.
+"""The store held against a journal: what ended in it, what works again after a restore, and revoking that again.
 
-`Past` follows the audit log for one process. While a journal names something that the store says works, the journal is right: whoever
-answers log-ins asks `Past.without_ended`. What any journal finds alive again is written into the store (`revived`), so that one press
-revokes it, whichever host's journal it was that knew.
+`storage/past.py` follows the store for one process. What any journal names and the store lets work is written into the store (`revived`),
+so that one press revokes it, whichever host's journal it was that knew.
 """
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import structlog
-from prometheus_client import Gauge
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage import audit, credentials, logins, workspaces
+from storage import audit, credentials, workspaces
 from storage.access import Action
 from storage.audit import Origin, What, attempt
 from storage.credentials import rows
-from storage.database import Database, Transaction, Unavailable
+from storage.database import Database, Transaction
 from storage.errands import Kind, add
-from storage.journal import Back, Journal, Mark, Memory, State, digest
+from storage.journal import Back, Mark, Memory, digest
 from storage.models import (
     AUDIT_EVENTS,
     CREDENTIALS,
@@ -35,19 +30,11 @@ from storage.models import (
     Credential,
     Restore,
     Revived,
+    State,
     as_row,
 )
-from storage.models import State as CredentialState
 
-EVERY = 1.0  # seconds between two looks; a change of this process is followed at once
-LOOKED_AGAIN = 10.0  # seconds between two looks at what is alive again, while the store is back
-SAID_EVERY = 3600.0  # seconds between two log lines with the head
-STEP = 5000  # audit rows in one read
-BATCH = 500  # things revoked again in one transaction
-
-log = structlog.get_logger(__name__)
-went_back = Gauge("smtp_bot_store_went_back", "1 while the database is one that went back in time")
-kept = Gauge("smtp_bot_journal_kept", "1 while the journal of what must never work again is kept")
+BATCH = 500  # things looked at, or revoked again, in one transaction
 
 
 class Again(StrEnum):
@@ -57,24 +44,6 @@ class Again(StrEnum):
     PASSWORD = "password"  # noqa: S105
     SUSPENDED = "suspended"
     WORKSPACE = "workspace"
-
-
-class Login(Protocol):
-    """A credential as a log-in sees it: `logins.Known`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def workspace(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def password_hash(self) -> str | None: ...
-    @property
-    def previous_hash(self) -> str | None: ...
-
-
-L = TypeVar("L", bound=Login)
 
 
 # --- what the store says ---
@@ -136,12 +105,12 @@ def alive(tx: Transaction, ids: Sequence[str], memory: Memory) -> list[Revived]:
     found = []
     query = select(columns.id, columns.state, columns.password_hash, columns.previous_hash).where(columns.id.in_(ids))
     for key, state, *hashes in tx.connection.execute(query):
-        if state == CredentialState.DELETED:
+        if state == State.DELETED:
             continue
         if key in memory.deleted:
             found.append(Revived(Again.CREDENTIAL.value, key, key))
             continue
-        if key in memory.suspended and state == CredentialState.ACTIVE:
+        if key in memory.suspended and state == State.ACTIVE:
             found.append(Revived(Again.SUSPENDED.value, key, key))
         digests = {digest(one) for one in hashes if one}
         found += [Revived(Again.PASSWORD.value, one, key) for one in digests if one in memory.passwords]
@@ -245,7 +214,7 @@ def revoke_again(tx: Transaction, origin: Origin, limit: int = BATCH) -> list[st
     deleted: dict[int, list[Credential]] = {}
     for one in found:
         credential = known.get(one.credential_id or "")
-        if one.kind == Again.CREDENTIAL and credential and credential.state != CredentialState.DELETED:
+        if one.kind == Again.CREDENTIAL and credential and credential.state != State.DELETED:
             deleted.setdefault(credential.workspace_id, []).append(credential)
     for workspace_id, living in deleted.items():
         with attempt(tx, What.REPLAY, origin) as current:
@@ -256,9 +225,9 @@ def revoke_again(tx: Transaction, origin: Origin, limit: int = BATCH) -> list[st
         credential = known.get(one.credential_id or "")
         if one.kind == Again.WORKSPACE:
             done += _suspend_workspace(tx, origin, one.key)
-        elif credential and credential.state in (CredentialState.ACTIVE, CredentialState.SUSPENDED):
-            if one.kind == Again.SUSPENDED and credential.state == CredentialState.ACTIVE:
-                stopped = {"state": CredentialState.SUSPENDED.value, "suspended_at": tx.now, "suspended_by": origin.actor.user}
+        elif credential and credential.state in (State.ACTIVE, State.SUSPENDED):
+            if one.kind == Again.SUSPENDED and credential.state == State.ACTIVE:
+                stopped = {"state": State.SUSPENDED.value, "suspended_at": tx.now, "suspended_by": origin.actor.user}
                 known[credential.id] = _change(tx, origin, credential, "suspended", **stopped, rotation_begun_at=None)
                 done.append(f"{credential.username}: suspended")
             if one.kind == Again.PASSWORD and (changes := _without(credential, one.key)):
@@ -327,207 +296,3 @@ async def make_again(db: Database, origin: Origin) -> tuple[list[str], list[Rest
         if not await db.read(left):
             break
     return done, await db.change(settle, origin)
-
-
-class Past:
-    """One process's look at the store's past.
-
-    Args:
-        process: its name, for people; and `heartbeat`: its id among the mail servers, if it is one.
-        monotonic: seconds.
-    """
-
-    def __init__(
-        self,
-        db: Database,
-        journal: Journal,
-        process: str,
-        heartbeat: str | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._db = db
-        self.journal = journal
-        self._process = process
-        self._heartbeat = heartbeat
-        self._now = monotonic
-        self._lock = asyncio.Lock()
-        self._next: asyncio.Task[Mark] | None = None
-        self._followed = False
-        self._wanted = asyncio.Event()
-        self._unsaid = False
-        """The store went back, which is not yet written into it."""
-        self._looked = -LOOKED_AGAIN
-        self._said: float | None = None
-        self._words: str | None = None
-        self.standing = Standing([], 0, [])
-        db.changed = self._wanted.set
-
-    @property
-    def words(self) -> str:
-        """How the journal is kept and how the store stands, for people."""
-        journal = self.journal
-        words = journal.state.value + (f" ({journal.problem})" if journal.problem else "")
-        if journal.state is State.KEPT and journal.memory.forgot:
-            words += f", {journal.memory.forgot} oldest entries forgotten"
-        return words + ("; the database went back" if journal.memory.back else "")
-
-    @property
-    def remark(self) -> str | None:
-        """What is wrong with the store's past, or with the journal; None when nothing is."""
-        if said := self.standing.sentence:
-            return said
-        return f"the journal is not kept: {self.words}" if self._followed and self.journal.state is not State.KEPT else None
-
-    async def without_ended(self, known: L) -> L:
-        """The credential as it may log in: without what the journal says must not work, whatever the store says.
-
-        Raises what the database raises.
-        """
-        if self._followed and not self._names(known):
-            return known
-        await self.follow()  # a resumption that was not followed yet, or a restore that was not noticed
-        memory = self.journal.memory
-        if known.id in memory.deleted:
-            return replace(known, state=CredentialState.DELETED.value)  # type: ignore[type-var]
-        if known.id in memory.suspended or known.workspace in memory.workspaces:
-            return replace(known, state=CredentialState.SUSPENDED.value)  # type: ignore[type-var]
-        hashes = {"password_hash": known.password_hash, "previous_hash": known.previous_hash}
-        left = {name: None if one and digest(one) in memory.passwords else one for name, one in hashes.items()}
-        return replace(known, **left)  # type: ignore[type-var]
-
-    def _names(self, known: Login) -> bool:
-        if known.state != CredentialState.ACTIVE:
-            return False
-        memory = self.journal.memory
-        return any(memory.names(known.id, known.workspace, one) for one in (known.password_hash, known.previous_hash))
-
-    async def forever(self, every: float = EVERY) -> None:
-        """Follows the store, whatever the database does."""
-        while True:
-            self._wanted.clear()
-            try:
-                await self.follow()
-                await self._say()
-            except Unavailable:
-                pass  # what cannot be read now is followed later
-            except Exception as error:
-                log.error("the journal does not follow", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(every):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
-
-    async def follow(self) -> Mark:
-        """Reads what happened since the last time, keeps what ended, and notices a store that went back. Returns the store's head.
-
-        Those who ask while one look is under way share the next. Raises what the database raises.
-        """
-        if self._next is None:
-            self._next = asyncio.create_task(self._in_turn())
-            self._next.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
-        return await asyncio.shield(self._next)
-
-    async def _in_turn(self) -> Mark:
-        async with self._lock:
-            self._next = None
-            journal = self.journal
-            # What other processes of this host saw, and only then the store: their rows must be in it.
-            found = await self._db.read(look, None)
-            await asyncio.to_thread(journal.exchange, found.store, found.head.event)
-            if journal.state is State.NONE:
-                self.standing = await self._db.read(standing)
-                return found.head
-            found = await self._db.read(look, journal.memory.head)
-            mark = journal.memory.head
-            lines: list[str] = []
-            if mark is not None and not found.same:
-                log.error("the database went back in time", last_row=mark.event, row_now=found.head.event)
-                lines.append(f"back {mark.event} {mark.hash} {found.head.event}")
-                self._unsaid, mark = True, None
-            moved = mark != found.head
-            if moved:
-                await self._learn(found, mark, lines)
-            if journal.memory.back is not None:
-                await self._look_back(found, moved)
-            self.standing = await self._db.read(standing)
-            self._followed = True
-            went_back.set(bool(self.standing.restores))
-            kept.set(journal.state is State.KEPT)
-            return found.head
-
-    async def _learn(self, found: Look, mark: Mark | None, lines: list[str]) -> None:
-        """Keeps what ended up to the store's head; without a mark, from the first row on."""
-        journal = self.journal
-        memory = journal.memory
-        back = memory.back is not None or bool(lines)
-        first = mark.event if mark else 0
-        resumed: set[str] = set()
-        for start in range(first, found.head.event, STEP):
-            some = await self._db.read(news, start, min(start + STEP, found.head.event))
-            resumed |= some.resumed
-            for key, (state, event) in some.touched.items():
-                if state == CredentialState.DELETED:
-                    lines.append(f"ended {key} {event} -")
-                elif state == CredentialState.SUSPENDED:
-                    lines.append(f"suspended {key} {event}")
-                elif key in memory.suspended and (not back or (mark is not None and key in some.resumed)):
-                    lines.append(f"resumed {key} {event}")
-            lines += [f"ended {key} {event} {hashed}" for key, hashed, event in some.passwords]
-            if len(lines) > STEP:
-                await self._keep(found, lines, mark is not None)
-                lines.clear()
-        stopped = await self._db.read(suspended_workspaces)
-        lines += [f"stopped {slug} {found.head.event}" for slug in sorted(stopped)]
-        started = set(memory.workspaces) - stopped
-        started &= set(memory.workspaces) if not back else resumed if mark is not None else set()
-        lines += [f"started {slug} {found.head.event}" for slug in sorted(started)]
-        lines.append(f"head {found.head.event} {found.head.hash}")
-        await self._keep(found, lines, mark is not None)
-
-    async def _keep(self, found: Look, lines: list[str], said: bool) -> None:
-        taken = await asyncio.to_thread(self.journal.exchange, found.store, found.head.event, list(lines))
-        for entry in taken if said else ():
-            if not entry.startswith("head "):
-                log.info("journal", entry=entry)
-
-    async def _look_back(self, found: Look, moved: bool) -> None:
-        """Says what works again, and goes on once nothing does and somebody settled it."""
-        if not moved and not self._unsaid and self._now() - self._looked < LOOKED_AGAIN:
-            return
-        memory = self.journal.memory
-        back = memory.back
-        if back is None:
-            return
-        again = await missing(self._db, memory)
-        if again or self._unsaid:
-            await self._db.note(post, again, back, self._process)
-            self._unsaid = False
-        elif not await self._db.read(open_restores):
-            await asyncio.to_thread(self.journal.exchange, found.store, found.head.event, [f"forward {found.head.event}"])
-            log.info("the journal goes on", row=found.head.event)
-        self._looked = self._now()
-
-    async def _say(self) -> None:
-        """What changed about the journal, and once an hour the head, into the log; and beside the heartbeat."""
-        journal = self.journal
-        if journal.fresh:
-            journal.fresh = False
-            log.warning(
-                "a journal begins; whether the database was restored before that, and what was revoked since, cannot be known",
-                journal=str(journal.path),
-                row=journal.began,
-            )
-        head = journal.memory.head
-        if head and (self._said is None or self._now() - self._said >= SAID_EVERY):
-            self._said = self._now()
-            log.info("journal", entry=f"head {head.event} {head.hash}")
-        words = self.words
-        if words != self._words:
-            if journal.state is not State.KEPT:
-                log.error("the journal is not kept", journal=str(journal.path), why=words)
-            if self._heartbeat is None or await self._db.note(logins.say_journal, self._heartbeat, words):
-                self._words = words
-
-    def close(self) -> None:
-        self.journal.close()

@@ -110,6 +110,7 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.rex.sees("You can see credentials in Acme, but you can't")
     await play.adam.types(play.lobby, "/smtp revoke workspace:acme")
     await play.adam.sees_modal("All 3 credentials")
+    play.adam.picks("Do this", "Revoke all")
     play.adam.fills("Type its short name to confirm", "zeta")
     await play.adam.submits()
     await play.adam.sees_modal("Type acme to confirm")
@@ -119,10 +120,11 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.adam.sees_modal("Revoked all 3 credentials of Acme")
     await play.settled()
     assert await play.passdb() == []
-    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted 3 SMTP credentials in Acme", play.mail))
+    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted all 3 SMTP credentials in Acme", play.mail))
     deleted = await play.events(action="delete", outcome="done")
     assert sorted(str(one.username) for one in deleted) == sorted(one.username for one in await play.credentials())
-    assert {one.role for one in deleted} == {"admin"}
+    assert {one.user_id for one in deleted} == {play.adam.id}
+    assert [one.role for one in await play.events(action="workspace.revoke", outcome="done")] == ["admin"]
     assert (await play.db.read(audit.verify)).broken is None
     await play.wanda.types(play.mail, "/smtp list")
     await play.wanda.sees("No SMTP credentials in Acme yet")
