@@ -197,9 +197,12 @@ class Journal:
         path: where it is kept.
         create: makes the file when there is none.
         most, spare: bounds, of entries and of lines in the file that say nothing any more.
+        lock_wait: seconds that another process's lock is waited for.
     """
 
-    def __init__(self, path: Path, create: bool = True, most: int = ENTRIES, spare: int = SPARE_LINES) -> None:
+    def __init__(
+        self, path: Path, create: bool = True, most: int = ENTRIES, spare: int = SPARE_LINES, lock_wait: float = LOCK_WAIT
+    ) -> None:
         self.path = path
         self.state = State.NONE
         self.problem = ""
@@ -213,6 +216,7 @@ class Journal:
         self._create = create
         self._most = most
         self._spare = spare
+        self._lock_wait = lock_wait
         self._store = ""
         self._file: int | None = None
         self._writable = False
@@ -274,7 +278,7 @@ class Journal:
                 yield False
                 return
             file = self._opened
-            _lock(file)
+            _lock(file, self._lock_wait)
             try:
                 if _is_at(file, self.path):
                     yield self._is_ours(event)
@@ -393,9 +397,9 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def _lock(file: int) -> None:
+def _lock(file: int, wait: float) -> None:
     """Raises BlockingIOError when another process keeps it for too long."""
-    until = time.monotonic() + LOCK_WAIT
+    until = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -108,7 +108,7 @@ class Past:
             self._wanted.clear()
             try:
                 await self.follow()
-                await self._say()
+                await self.say()
             except Unavailable:
                 pass  # what cannot be read now is followed later
             except Exception as error:
@@ -209,7 +209,7 @@ class Past:
             log.info("the journal goes on", row=found.head.event)
         self._looked = self._now()
 
-    async def _say(self) -> None:
+    async def say(self) -> None:
         """What changed about the journal, and once an hour the head, into the log; and beside the heartbeat."""
         journal = self.journal
         if journal.fresh:
