@@ -14,14 +14,15 @@ from bot.leak import resolved
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
 from storage import access, listing, mail_servers, workspaces
 from storage.access import Action, Actor
-from storage.audit import What, record_refusal
+from storage.audit import Origin, What, record_refusal
 from storage.database import Transaction
 from storage.leaks import Standing
 from storage.models import Credential, State, Workspace
-from storage.refusals import PersonBarred
+from storage.refusals import NoSuchCredential, PersonBarred
 from storage.typed import read
 
 SHOWN = 8
+DENIED = 50  # audit rows of one question
 STATES = {
     State.ACTIVE: "active",
     State.SUSPENDED: "suspended: mail servers refuse it",
@@ -47,6 +48,9 @@ async def typed(request: Request, rest: str) -> None:
             live.add(credential.id)
     rows: list[Block] = []
     visible, traffic = await services.db.read(_visible, actor, list(dict.fromkeys(asked)))
+    shown = {one.username for one, _, _ in visible}
+    if unseen := [username for username in dict.fromkeys(asked) if username not in shown]:
+        await services.db.change(_deny, request.origin(actor), unseen[:DENIED])
     for one, workspace, allowed in visible[:SHOWN]:
         rows += [DIVIDER] if rows else []
         rows += draw(one, workspace, allowed, traffic[one.id], services.db.clock(), services.settings.bot_unused_days, request.channel)
@@ -60,6 +64,12 @@ async def typed(request: Request, rest: str) -> None:
             said = "I couldn't find an SMTP username or password of ours in that. Usernames look like smtp-acme-7k2m9x4q."
         rows.append(line(said))
     await request.show([*rows, foot(texts.ONLY_YOU)])
+
+
+def _deny(tx: Transaction, origin: Origin, usernames: list[str]) -> None:
+    """Somebody asked for what is not there, or not theirs to see; who tries many is seen in the audit log."""
+    for username in usernames:
+        record_refusal(tx, What.LOOK_UP, origin, NoSuchCredential(), username)
 
 
 def _visible(
