@@ -10,11 +10,14 @@ import shutil
 import signal
 import sqlite3
 import stat
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import aiohttp
 import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
@@ -32,6 +35,7 @@ from storage.past import Past
 from storage.refusals import NotAllowed
 from tests import raw
 from tests.stage import Stage
+from tests.test_authd import Client
 
 BY = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.MODAL, "ref", "C0MAIL", "V1")
 STRANGER = Origin(Actor("U0OTHER", "T0HOME"), Surface.BUTTON, "ref", "D0")
@@ -382,6 +386,66 @@ async def test_while_the_database_is_away_nobody_gets_in_by_the_journal(house: H
     await raw.sql(house.db, "ALTER TABLE away RENAME TO facts")
 
 
+async def test_authd_as_killed_processes_keeps_its_journal_and_the_log_knows_it_too(house: House, tmp_path: Path) -> None:
+    leaked, fine = await house.make("Leaked"), await house.make("Fine")
+    restore = await back_up(house.db, tmp_path)
+    journal, log = tmp_path / "journal", tmp_path / "log"
+    environment = os.environ | {
+        "DATABASE_URL": house.db.url.set(drivername=house.db.url.get_backend_name()).render_as_string(hide_password=False),
+        "AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}",
+        "REVOKED_JOURNAL": str(journal),
+        "LOG_FORMAT": "json",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    first = await started(environment, log, tmp_path)
+    client = await asked(tmp_path)
+    assert [await client.log_in(one.username, one.password) for one in (leaked, fine)] == ["OK", "OK"]
+    await house.db.change(credentials.delete, BY, leaked.id)
+    await asyncio.to_thread(appears, log, f"ended {leaked.id} ")
+    os.killpg(first.pid, signal.SIGKILL)
+    await first.wait()
+    assert f"ended {leaked.id} " in journal.read_text(), "it is on the disk before it is in the log"
+    await restore()
+    second = await started(environment, log, tmp_path)
+    try:
+        client = await asked(tmp_path)
+        assert [await client.log_in(one.username, one.password) for one in (leaked, fine)] == ["FAIL", "OK"]
+    finally:
+        os.killpg(second.pid, signal.SIGKILL)
+        await second.wait()
+    replaying = [sys.executable, "-m", "bot", "db", "replay", str(log)]
+    shell = await asyncio.create_subprocess_exec(*replaying, env=environment, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
+    said, _ = await asyncio.wait_for(shell.communicate(), 50)
+    assert f"{leaked.username}: deleted" in said.decode()
+
+
+async def started(environment: dict[str, str], log: Path, folder: Path) -> asyncio.subprocess.Process:
+    """Two workers that share a journal, once they listen."""
+    (folder / "auth").unlink(missing_ok=True)
+    with log.open("ab") as written:
+        before = written.tell()
+        arguments = ("-m", "bot", "authd", "--workers", "2")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, env=environment, cwd=folder, stderr=written, start_new_session=True
+        )
+    await asyncio.to_thread(appears, log, '"ready"', 2, before)
+    return process
+
+
+def appears(log: Path, what: str, count: int = 1, after: int = 0) -> None:
+    """Waits until it stands there so often."""
+    until = time.monotonic() + 40
+    while log.read_bytes()[after:].decode().count(what) < count:
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.05)
+
+
+async def asked(folder: Path) -> Client:
+    client = Client(*await asyncio.open_unix_connection(str(folder / "auth")))
+    await client.greet()
+    return client
+
+
 # --- the audit log, held against something outside ---
 async def test_a_chain_rewritten_from_scratch_is_found_by_a_head_that_was_kept(house: House) -> None:
     await house.make("Relay")
@@ -475,6 +539,12 @@ async def test_the_owners_read_it_and_revoke_again(play: Stage, tmp_path: Path) 
     assert len(await play.passdb()) == 2
     message = await play.olga.sees("The database went back in time")
     assert relay.username in play.olga.read(message)
+    await play.bot.past.follow()
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{play.bot.metrics_port}/readyz") as ready:
+        assert (ready.status, (await ready.text()).partition(",")[0]) == (200, "ready")
+        assert "1 that were revoked are in it as if they worked" in await ready.text()
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{play.bot.metrics_port}/metrics") as metrics:
+        assert "smtp_bot_store_went_back 1.0" in await metrics.text()
     await play.olga.presses("Revoke them again")
     await play.olga.sees(f"{relay.username}: deleted")
     assert len(await play.passdb()) == 1
