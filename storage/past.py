@@ -52,7 +52,7 @@ class Past:
         self._now = monotonic
         self._lock = asyncio.Lock()
         self._next: asyncio.Task[Mark] | None = None
-        self._followed = False
+        self._read = False
         self._wanted = asyncio.Event()
         self._unsaid = False
         """The store went back, which is not yet written into it."""
@@ -76,14 +76,18 @@ class Past:
         """What is wrong with the store's past, or with the journal; None when nothing is."""
         if said := self.standing.sentence:
             return said
-        return f"the journal is not kept: {self.words}" if self._followed and self.journal.state is not JournalState.KEPT else None
+        return f"the journal is not kept: {self.words}" if self._read and self.journal.state is not JournalState.KEPT else None
 
     async def without_ended(self, known: Known) -> Known:
         """The credential as it may log in: without what the journal says must not work, whatever the store says.
 
         Raises what the database raises.
         """
-        if self._followed and not self._names(known):
+        if not self._read:
+            async with self._lock:
+                if not self._read:
+                    await self._read_journal()
+        if not self._names(known):
             return known
         await self.follow()  # a resumption that was not followed yet, or a restore that was not noticed
         memory = self.journal.memory
@@ -134,8 +138,7 @@ class Past:
             self._next = None
             journal = self.journal
             # What other processes of this host saw, and only then the store: their rows must be in it.
-            found = await self._db.read(look, None)
-            await asyncio.to_thread(journal.exchange, found.store, found.head.event)
+            found = await self._read_journal()
             if journal.state is JournalState.NONE:
                 self.standing = await self._db.read(standing)
                 return found.head
@@ -152,10 +155,16 @@ class Past:
             if journal.memory.back is not None:
                 await self._look_back(found, moved)
             self.standing = await self._db.read(standing)
-            self._followed = True
             went_back.set(bool(self.standing.restores))
             kept.set(journal.state is JournalState.KEPT)
             return found.head
+
+    async def _read_journal(self) -> Look:
+        """Takes what the file says; the store, as it was before that."""
+        found = await self._db.read(look, None)
+        await asyncio.to_thread(self.journal.exchange, found.store, found.head.event)
+        self._read = True
+        return found
 
     async def _learn(self, found: Look, mark: Mark | None, lines: list[str]) -> None:
         """Keeps what ended up to the store's head; without a mark, from the first row on."""

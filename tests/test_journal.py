@@ -565,6 +565,10 @@ def test_it_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "journal").stat().st_mode) == 0o600
     assert (tmp_path / "journal").read_text() == f"smtp-bot-journal 1 {STORE} 0\nended {ID} 1 -\n"
     assert journal.state is State.KEPT
+    journal.close()
+    (tmp_path / "journal").chmod(0o644)
+    Journal(tmp_path / "journal").exchange(STORE, 0)
+    assert stat.S_IMODE((tmp_path / "journal").stat().st_mode) == 0o600
 
 
 def names(path: Path, store: str = STORE) -> Journal:
