@@ -21,7 +21,7 @@ from bot.impact import facts
 from bot.services import Services
 from bot.target import Purpose, allowed, pressed, submitted
 from bot.texts import NotInChannel
-from storage import credentials, lifecycle
+from storage import credentials, lifecycle, passwords
 from storage.access import Action
 from storage.audit import Origin, What
 from storage.models import Credential, Workspace
@@ -186,7 +186,7 @@ def rotate_modal(
     overlap = {"type": "static_select", "options": list(options.values()), "initial_option": options[USUAL]}
     short = option("Short password for a printer or another device", "device", "Some take no more than 20 characters.")
     device: dict[str, Any] = {"type": "checkboxes", "options": [short]}
-    if credential.password_tag is not None:
+    if credential.password_tag is not None and passwords.tagged_style(credential.password_tag) is Style.DEVICE:
         device["initial_options"] = [short]
     rows: list[Block] = [line(bold(LEAKED)), actions(leaked), facts(credential, workspace)]
     if lifecycle.has_old_password(credential, now) and credential.previous_until:

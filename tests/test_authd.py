@@ -11,11 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import text, update
 
 from mailauth.policy import WhenAway
-from mailauth.server import AuthdConfig, Server, listen
-from mailauth.verifier import PER_USERNAME, Verifier
+from mailauth.server import CONNECTIONS, AuthdConfig, Server
+from mailauth.sockets import listen
+from mailauth.verifier import REFUSALS, Verifier
 from storage import credentials, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
@@ -81,10 +83,23 @@ class Client:
         return (await self.line()).split("\t")[0] or "closed"
 
 
+class CountingHasher(Hasher):
+    """Cheap, and counts what it verifies."""
+
+    def __init__(self) -> None:
+        super().__init__(*CHEAP)
+        self.verified = 0
+
+    async def verify(self, phc: str, password: str) -> bool:
+        self.verified += 1
+        return await super().verify(phc, password)
+
+
 class Running:
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, hasher: CountingHasher) -> None:
         self.server = server
         self.folder = folder
+        self.hasher = hasher
         self.writers: list[asyncio.StreamWriter] = []
 
     async def connect(self, version: str = "1\t2") -> Client:
@@ -103,12 +118,12 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(db: Database, folder: Path, **config: object) -> AsyncIterator[Running]:
-    hasher = Hasher(*CHEAP)
-    settings = AuthdConfig(database_url="", auth="", **config)  # type: ignore[arg-type]
-    server = Server(settings, Verifier(db, hasher))
-    await server.start(listen(f"unix:{folder / 'auth'}", "AUTHD_LISTEN"), listen(f"unix:{folder / 'policy'}", "POLICY_LISTEN"))
-    made = Running(server, folder)
+async def running(db: Database, folder: Path, limit: int = CONNECTIONS, **config: object) -> AsyncIterator[Running]:
+    hasher = CountingHasher()
+    settings = AuthdConfig(database_url="", **config)  # type: ignore[arg-type]
+    server = Server(settings, Verifier(db, hasher), limit)
+    await server.start([listen(f"unix:{folder / 'auth'}", "AUTHD_LISTEN")], [listen(f"unix:{folder / 'policy'}", "POLICY_LISTEN")])
+    made = Running(server, folder, hasher)
     try:
         yield made
     finally:
@@ -186,7 +201,8 @@ async def test_the_password_before_a_rotation_works_until_its_time(store: Databa
     hasher = Hasher(*CHEAP)
     async with store.note() as session:
         old = (await session.execute(text("SELECT password_hash FROM credentials"))).scalar_one()
-        values = {"previous_hash": old, "password_hash": await hasher.hash(new), "rotated_at": store.clock(), "version": 9}
+        tags = {"previous_tag": passwords.tag(made.password), "password_tag": passwords.tag(new)}
+        values = {"previous_hash": old, "password_hash": await hasher.hash(new), "rotated_at": store.clock(), "version": 9, **tags}
         await session.execute(update(Credential).values(previous_until=store.clock() + timedelta(hours=1), **values))
     assert [await client.log_in(made.username, one) for one in (made.password, new, made.password)] == ["OK"] * 3
     await authd.server.verifier.flush()
@@ -200,53 +216,139 @@ async def test_the_password_before_a_rotation_works_until_its_time(store: Databa
     hasher.close()
 
 
-async def test_what_is_not_in_our_format_costs_nothing(store: Database, authd: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = await make(store)
+async def test_a_wrong_password_never_costs_an_argon2_computation(store: Database, authd: Running) -> None:
+    made, printer = await make(store), await make(store, "Printer", Style.DEVICE)
     client = await authd.connect()
-    database, computed = counting(authd, monkeypatch)
-    for password in ("x", made.password[:-1], made.password[:-1] + "é", "smtp1" + "0" * 35, passwords.generate("00000000")):
-        assert await client.log_in(made.username, password) == "FAIL"
-    assert await client.log_in("smtp-acme-00000000", "x") == "FAIL"
-    assert (database, computed) == ([], [])
-    assert await client.log_in("smtp-acme-00000000", passwords.generate("00000000")) == "FAIL"
-    assert await client.log_in(made.username, passwords.generate(made.id)) == "FAIL"
-    assert (len(database), len(computed)) == (2, 2), "an unknown username and a wrong password take the same path"
-
-
-def counting(authd: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
-    """Writes down the look-ups and Argon2 computations, which are still made."""
-    database: list[str] = []
-    computed: list[str] = []
-    verifier = authd.server.verifier
-    look_up, verify = verifier._look_up, verifier._verify
-
-    async def looking_up(username: str) -> object:
-        database.append(username)
-        return await look_up(username)
-
-    async def verifying(phc: str, canonical: str) -> bool:
-        computed.append(canonical)
-        return await verify(phc, canonical)
-
-    monkeypatch.setattr(verifier, "_look_up", looking_up)
-    monkeypatch.setattr(verifier, "_verify", verifying)
-    return database, computed
-
-
-async def test_wrong_passwords_are_bounded_and_a_known_one_still_gets_in(store: Database, authd: Running) -> None:
-    made = await make(store)
-    client = await authd.connect()
-    assert await client.log_in(made.username, made.password) == "OK"
-    wrong = [passwords.generate(made.id) for _ in range(int(PER_USERNAME[0]) + 5)]
+    wrong = ["x", made.password[:-1], made.password[:-1] + "é", "smtp1" + "0" * 35, passwords.generate("00000000")]
+    wrong += [passwords.generate(made.id) for _ in range(50)]
     for password in wrong:
-        client.ask(made.username, password)
-    answers = [await client.line() for _ in wrong]
-    assert all(answer.startswith("FAIL") for answer in answers)
-    for _ in range(3):
-        client.ask(made.username, passwords.generate(made.id))
-    assert ["temp_fail" in await client.line() for _ in range(3)] == [True] * 3
+        client.ask(made.username, password, f"secured\trip=192.0.{len(password)}.7")
+    client.ask("smtp-acme-00000000", passwords.generate("00000000"))
+    client.ask(printer.username, another_device_password(printer.password))
+    assert {(await client.line()).split("\t")[0] for _ in range(len(wrong) + 2)} == {"FAIL"}
+    assert authd.hasher.verified == 0
     assert await client.log_in(made.username, made.password) == "OK"
-    assert await client.log_in(made.username, wrong[0]) == "FAIL", "a wrong one that is known costs nothing"
+    assert authd.hasher.verified == 1
+
+
+def another_device_password(password: str) -> str:
+    """One with another tag."""
+    while True:
+        other = passwords.generate("00000000", Style.DEVICE)
+        if passwords.tag(other) != passwords.tag(password):
+            return other
+
+
+async def test_a_flood_of_wrong_ones_is_held_back_and_the_right_one_still_gets_in(store: Database, authd: Running) -> None:
+    made = await make(store)
+    attacker, owner = await authd.connect(), await authd.connect()
+    flood = int(REFUSALS[0]) + 100
+    for number in range(flood):
+        attacker.ask(made.username, passwords.generate(made.id), f"secured\trip=2001:db8::{number:x}")
+    for _ in range(int(REFUSALS[0])):
+        assert await attacker.line() != ""
+    owner.ask(made.username, made.password, "secured\trip=198.51.100.1")
+    attacker.ask(made.username, made.password, "secured\trip=2001:db8::1")
+    assert (await owner.line()).startswith("OK")
+    answers = [(await attacker.line()).split("\t")[0] for _ in range(flood + 1 - int(REFUSALS[0]))]
+    assert answers.index("OK") < len(answers) - 1, "a right one waits behind no refusal that is held back"
+    assert answers.count("FAIL") == flood - int(REFUSALS[0])
+
+
+async def test_a_row_without_a_tag_is_verified_and_gets_one(store: Database, authd: Running) -> None:
+    made = await make(store)
+    async with store.note() as session:
+        await session.execute(update(Credential).values(password_tag=None))
+    client = await authd.connect()
+    assert await client.log_in(made.username, passwords.generate(made.id)) == "FAIL"
+    assert authd.hasher.verified == 1
+    assert await client.log_in(made.username, made.password) == "OK"
+    await asyncio.gather(*authd.server.verifier._noting)
+    async with store.read() as session:
+        assert (await session.get_one(Credential, made.id)).password_tag == passwords.tag(made.password)
+    verified = authd.hasher.verified
+    assert await client.log_in(made.username, passwords.generate(made.id)) == "FAIL"
+    assert authd.hasher.verified == verified
+
+
+async def test_what_is_remembered_belongs_to_the_hash_and_not_to_a_version(store: Database, authd: Running) -> None:
+    made = await make(store)
+    client = await authd.connect()
+    assert await client.log_in(made.username, made.password) == "OK"
+    async with store.note() as session:  # as after a restore and another rotation: the same version, another password
+        other = await authd.hasher.hash("smtp1" + "0" * 35)
+        await session.execute(update(Credential).values(password_hash=other))
+    assert await client.log_in(made.username, made.password) == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [
+        ("{u}@example.com", "{p}"),
+        ("ACME\\{u}", "{p}"),
+        ("ACME\\{U}@example.com", "{p}"),
+        (" {u}\t", "\t{p} "),
+        ("{u}\r\n", "{p}\r\n"),
+    ],
+)
+async def test_what_people_type_is_read_kindly(store: Database, authd: Running, username: str, password: str) -> None:
+    made = await make(store)
+    client = await authd.connect()
+    typed = [text.format(u=made.username, U=made.username.upper(), p=made.password) for text in (username, password)]
+    client.ask(*typed)
+    assert await client.line() == f"OK\t1\tuser={made.username}"
+    request = {"request": "smtpd_access_policy", "sasl_username": typed[0].strip()}
+    await credentials.delete(store, BY, made.id)
+    assert await authd.policy(request) == ["action=421 4.7.0 This SMTP credential no longer works"]
+
+
+async def test_a_refusal_is_one_log_line_and_names_the_user_where_it_is_ours(store: Database, authd: Running) -> None:
+    made = await make(store)
+    client = await authd.connect()
+    with structlog.testing.capture_logs() as lines:
+        client.ask(made.username, "hunter2-secret")
+        assert await client.line() == f"FAIL\t1\tuser={made.username}"
+        client.ask(made.password, "hunter2-secret")
+        assert await client.line() == "FAIL\t2"
+        for _ in range(20):
+            await client.log_in(made.username, passwords.generate(made.id))
+    refused = [line for line in lines if line["event"] == "log-in refused"]
+    assert len(refused) == 5
+    first = {"username": made.username, "why": "not a password of ours", "address": "192.0.2.7", "service": "smtp"}
+    assert first.items() <= refused[0].items()
+    assert refused[1]["username"] is None
+    assert "hunter2" not in str(lines)
+    assert made.password not in str(lines)
+    assert authd.server.verifier._reporter.left_out == 17
+
+
+async def test_idle_connections_make_room_for_new_ones(store: Database, tmp_path: Path) -> None:
+    made = await make(store)
+    async with running(store, tmp_path, limit=4) as authd:
+        silent = [await asyncio.open_unix_connection(str(tmp_path / "auth")) for _ in range(4)]
+        client = await authd.connect()
+        for _ in range(3):
+            assert await client.log_in(made.username, made.password) == "OK"
+        more = [await authd.connect() for _ in range(10)]
+        assert await more[-1].log_in(made.username, made.password) == "OK"
+        assert await client.line() == "", "the one that was silent for longest"
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_an_ended_connection_loses_nothing_that_was_sent(store: Database, tmp_path: Path) -> None:
+    made = await make(store)
+    async with running(store, tmp_path) as authd:
+        clients = [await authd.connect() for _ in range(20)]
+        for client in clients:
+            for _ in range(5):
+                client.ask(made.username, made.password)
+        stopping = asyncio.create_task(authd.server.stop())
+        for client in clients:
+            assert [(await client.line()).split("\t")[0] for _ in range(6)] == ["OK"] * 5 + [""]
+            with pytest.raises(BrokenPipeError):
+                client.writer.get_extra_info("socket").send(b"AUTH\n")
+        await stopping
 
 
 async def test_clear_text_is_refused_unless_it_is_allowed(store: Database, tmp_path: Path) -> None:
@@ -320,14 +422,13 @@ async def test_use_and_heartbeat_are_written_down(store: Database, authd: Runnin
 async def test_an_old_hash_is_renewed_at_a_log_in(store: Database, tmp_path: Path) -> None:
     made = await make(store)
     hasher = Hasher(memory_kib=16, time_cost=1)
-    server = Server(AuthdConfig("", ""), Verifier(store, hasher))
-    await server.verifier.start()
-    assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
-    await asyncio.gather(*server.verifier._renewing)
+    verifier = Verifier(store, hasher)
+    assert (await verifier.check(made.username, made.password, None, "smtp")).answer == "yes"
+    await asyncio.gather(*verifier._noting)
     async with store.read() as session:
         assert "m=16," in str((await session.get_one(Credential, made.id)).password_hash)
-    assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
-    await server.verifier.close()
+    assert (await verifier.check(made.username, made.password, None, "smtp")).answer == "yes"
+    await verifier.close()
     hasher.close()
 
 
