@@ -184,7 +184,14 @@ class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, with few connections and short requests."""
 
     def __init__(self, door: Door) -> None:
-        settings = {"log_config": None, "access_log": False, "lifespan": "off", "server_header": False, "date_header": False}
+        settings = {
+            "log_config": None,
+            "access_log": False,
+            "lifespan": "off",
+            "server_header": False,
+            "date_header": False,
+            "timeout_graceful_shutdown": 5,
+        }
         super().__init__(
             uvicorn.Config(
                 door.app,

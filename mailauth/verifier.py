@@ -293,7 +293,9 @@ class Verifier:
             alive: called each time that the database answered or said that it cannot, and not while it is silent.
         """
         tidied = -TIDY
+        failing: str | None = None
         while True:
+            wrong = None
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
                     await self.flush()
@@ -301,12 +303,17 @@ class Verifier:
                         tidied = self._now()
                         await logins.forget_old(self._db)
             except TimeoutError:
-                log.warning("use not written down: the database is silent")
+                wrong = "the database is silent"
             except Exception as error:
-                log.warning("use not written down", error=type(error).__name__)
+                wrong = type(error).__name__
                 alive()
             else:
                 alive()
+            if wrong and wrong != failing:
+                log.warning("use not written down, tried again every second", error=wrong)
+            elif failing and not wrong:
+                log.info("use is written down again")
+            failing = wrong
             self._report()
             await asyncio.sleep(FLUSH)
 

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
+import stat
 import sys
+import threading
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,9 +17,10 @@ import pytest
 import structlog
 from sqlalchemy import text, update
 
+from mailauth.http import check_token
 from mailauth.policy import WhenAway
 from mailauth.server import CONNECTIONS, AuthdConfig, Server
-from mailauth.sockets import listen
+from mailauth.sockets import ListenError, host_and_port, listen, networks
 from mailauth.verifier import REFUSALS, Verifier
 from storage import credentials, passwords, workspaces
 from storage.access import Actor
@@ -24,7 +28,7 @@ from storage.audit import Origin, Surface
 from storage.database import Database
 from storage.models import Credential, MailServer
 from storage.passwords import Hasher, Style
-from tests import mail_fuzz
+from tests import mail_fuzz, mail_servers
 
 BY = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.MODAL, "ref", "C0MAIL", "V1")
 CHEAP = (8, 1, 1)
@@ -347,7 +351,7 @@ async def test_an_ended_connection_loses_nothing_that_was_sent(store: Database, 
         for client in clients:
             assert [(await client.line()).split("\t")[0] for _ in range(6)] == ["OK"] * 5 + [""]
             with pytest.raises(BrokenPipeError):
-                client.writer.get_extra_info("socket").send(b"AUTH\n")
+                os.write(client.writer.get_extra_info("socket").fileno(), b"AUTH\n")
         await stopping
 
 
@@ -469,6 +473,66 @@ def test_ten_thousand_generated_inputs_break_nothing() -> None:
     mail_fuzz.run(10_000, seed=20261124)
 
 
+class Process:
+    """`smtp-bot authd` as a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+
+    @classmethod
+    async def start(cls, folder: Path, database_url: str, workers: int = 1, handed: list[int] | None = None, **settings: str) -> "Process":
+        """Args:
+        handed: listening sockets for log-ins and policy, handed in as systemd does it.
+        """
+        environment = os.environ | {"DATABASE_URL": database_url, "LOG_FORMAT": "json", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        command = [sys.executable, "-m", "bot", "authd", "--workers", str(workers)]
+        if handed is not None:
+            environment |= {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "auth:policy"}
+            become = (
+                "import os, sys; handed = [os.dup(int(fd)) for fd in sys.argv[1:3]]; [os.dup2(fd, 3 + n) for n, fd in enumerate(handed)]; "
+                "[os.set_inheritable(3 + n, True) for n in range(2)]; "
+                "os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[3], sys.argv[3:])"
+            )
+            command = [sys.executable, "-c", become, *map(str, handed), *command]
+        cheap = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment | cheap | settings, cwd=folder, stderr=asyncio.subprocess.PIPE, pass_fds=handed or ()
+        )
+        return cls(process)
+
+    async def says(self, event: str, times: int = 1) -> None:
+        """Reads its log until this was said."""
+        assert self.process.stderr
+        while times:
+            line = (await asyncio.wait_for(self.process.stderr.readline(), 30)).decode()
+            assert line, f"it ended: {self.said}"
+            self.said.append(line)
+            times -= f'"{event}"' in line
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    async def stop(self) -> str:
+        """Its log."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        _, said = await asyncio.wait_for(self.process.communicate(), 30)
+        assert self.process.returncode == 0, said
+        return "".join(self.said) + said.decode()
+
+
+@contextlib.asynccontextmanager
+async def ended(*processes: Process) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for one in processes:
+            if one.process.returncode is None:
+                one.process.kill()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_path: Path, workers: int) -> None:
     db = Database(database_url)
@@ -476,20 +540,9 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
     acme = await workspaces.add(db, BY, "acme")
     await workspaces.map_channel(db, BY, "T0HOME", "C0MAIL", acme.id)
     made = await make(db)
-    environment = os.environ | {
-        "DATABASE_URL": database_url,
-        "AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}",
-        "LOG_FORMAT": "json",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bot", "authd", "--workers", str(workers), env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr
-    try:
-        for _ in range(workers):
-            while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 30)):
-                assert line, "it ended"
+    authd = await Process.start(tmp_path, database_url, workers, AUTHD_LISTEN=f"unix:{tmp_path / 'auth'}")
+    async with ended(authd):
+        await authd.says("ready", workers)
         clients = [Client(*await asyncio.open_unix_connection(str(tmp_path / "auth"))) for _ in range(4)]
         for client in clients:
             await client.greet()
@@ -497,18 +550,183 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
         for client in clients:
             client.ask(made.username, made.password)
             await client.writer.drain()
-        process.send_signal(signal.SIGTERM)
+        authd.process.terminate()
         for client in clients:
-            assert (await client.line()).startswith("OK") or await client.line() == ""
+            assert (await client.line()).startswith("OK")
+            assert await client.line() == ""
             client.writer.close()
-        _, said = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode == 0, said
-        assert b"not written" not in said, said
-        assert b"failed" not in said, said
-    finally:
-        if process.returncode is None:
-            process.kill()
+        said = await authd.stop()
+        assert "not written" not in said
+        assert "failed" not in said
     async with db.read() as session:
         assert (await session.execute(text("SELECT count(*) FROM mail_servers WHERE stopped"))).scalar_one() == workers
         assert (await session.execute(text("SELECT sum(count) FROM login_counts"))).scalar_one() >= 4
     await db.close()
+
+
+async def test_it_starts_without_the_database_and_becomes_ready_by_itself(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    authd = await Process.start(tmp_path, url, AUTHD_LISTEN=f"unix:{tmp_path / 'auth'}", POLICY_LISTEN=f"unix:{tmp_path / 'policy'}")
+    async with ended(authd):
+        await authd.says('listening, and answering \\"later\\"')
+        client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))
+        await client.greet()
+        client.ask("smtp-acme-00000000", passwords.generate("00000000"))
+        assert await client.line() == "FAIL\t1\ttemp\tcode=temp_fail"
+        assert not (tmp_path / "bot.db").exists()
+        db = Database(url)
+        await db.upgrade()
+        acme = await workspaces.add(db, BY, "acme")
+        await workspaces.map_channel(db, BY, "T0HOME", "C0MAIL", acme.id)
+        made = await make(db)
+        await authd.says("ready")
+        assert await client.log_in(made.username, made.password) == "OK"
+        client.writer.close()
+        await authd.stop()
+        await db.close()
+
+
+async def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    db = Database(url)
+    await db.upgrade()
+    await db.close()
+    authd = await Process.start(tmp_path, url, AUTHD_LISTEN=f"unix:{tmp_path / 'auth'}")
+    async with ended(authd):
+        await authd.says("ready")
+        children = authd.children()
+        assert len(children) == 1
+        os.kill(children[0], signal.SIGKILL)
+        await authd.says("worker ended and is started again")
+        await authd.says("ready")
+        client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))
+        await client.greet()
+        client.writer.close()
+        await authd.stop()
+
+
+WRONG_SETTINGS: dict[str, Callable[[], object]] = {
+    "AUTHD_GROUP: there is no group nobody-has-this": lambda: listen("unix:wrong", "AUTHD_LISTEN", "nobody-has-this"),
+    "AUTHD_PEERS: '10.0.0.0/33' is no network": lambda: networks(["10.0.0.0/33"], "AUTHD_PEERS"),
+    "AUTHD_PEERS: '192.0.2.7/24' is no network": lambda: networks(["127.0.0.1", "192.0.2.7/24"], "AUTHD_PEERS"),
+    "AUTHD_PEERS: 'mx1.example.com' is no network": lambda: networks(["mx1.example.com"], "AUTHD_PEERS"),
+    "AUTHD_TOKEN: at least 16 characters": lambda: check_token("short"),
+    "AUTHD_TOKEN: at least 16 characters, without blanks": lambda: check_token("long enough but with blanks"),
+    "AUTHD_NGINX_SERVER: 'mail:25' is no address": lambda: host_and_port("mail:25", "AUTHD_NGINX_SERVER"),
+    "AUTHD_NGINX_SERVER: '192.0.2.1:0' is no address": lambda: host_and_port("192.0.2.1:0", "AUTHD_NGINX_SERVER"),
+    "AUTHD_LISTEN: use unix:PATH, tcp:HOST:PORT or tcp:PORT": lambda: listen("tcp:127.0.0.1:99999", "AUTHD_LISTEN"),
+    "POLICY_LISTEN: cannot listen on tcp:192.0.2.1:1": lambda: listen("tcp:192.0.2.1:1", "POLICY_LISTEN"),
+}
+
+
+@pytest.mark.parametrize("says", WRONG_SETTINGS)
+def test_a_wrong_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ListenError, match=re.escape(says)):
+        WRONG_SETTINGS[says]()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_is_replaced_only_when_nobody_listens_on_it_and_is_for_its_group(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'auth'}"
+    first = listen(address, "AUTHD_LISTEN", str(os.getgid()))
+    assert stat.S_IMODE((tmp_path / "auth").stat().st_mode) == 0o660
+    with pytest.raises(ListenError, match="somebody else listens there"):
+        listen(address, "AUTHD_LISTEN")
+    first.close()
+    assert (tmp_path / "auth").exists()
+    listen(address, "AUTHD_LISTEN").close()
+    assert [one.name for one in tmp_path.iterdir()] == ["auth"]
+
+
+async def test_only_peers_may_connect_over_tcp(store: Database) -> None:
+    hasher = CountingHasher()
+    listeners = [listen("tcp:127.0.0.1:0", "AUTHD_LISTEN") for _ in range(2)]
+    for listener, peers, answered in zip(listeners, (["127.0.0.0/24"], ["192.0.2.0/24"]), (True, False), strict=True):
+        server = Server(AuthdConfig("", peers=networks(peers, "AUTHD_PEERS")), Verifier(store, hasher))
+        await server.start([listener])
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        with contextlib.suppress(ConnectionResetError):
+            assert (await asyncio.wait_for(reader.readline(), 10) != b"") is answered
+        writer.close()
+        await server.stop()
+    hasher.close()
+
+
+class People:
+    """People who log in and send, one after the other, until they are told to stop."""
+
+    def __init__(self, port: int, username: str, password: str, many: int) -> None:
+        self.outcomes: list[str] = []
+        self._pair = (username, password)
+        self._port = port
+        self._enough = threading.Event()
+        self._reached = threading.Event()
+        self._wanted = 0
+        self._threads = [threading.Thread(target=self._one) for _ in range(many)]
+        for thread in self._threads:
+            thread.start()
+
+    def _one(self) -> None:
+        while not self._enough.is_set():
+            try:
+                self.outcomes.append(str(mail_servers.log_in(self._port, *self._pair, send=True)))
+            except Exception as error:
+                self.outcomes.append(f"{type(error).__name__}: {error}")
+            if len(self.outcomes) >= self._wanted:
+                self._reached.set()
+
+    async def do(self, more: int) -> None:
+        """Until so many more sessions have ended."""
+        self._wanted = len(self.outcomes) + more
+        self._reached.clear()
+        await asyncio.to_thread(self._reached.wait)
+
+    async def stop(self) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+
+async def test_a_restart_is_not_noticed_by_postfix_under_load(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    db = Database(url)
+    await db.upgrade()
+    acme = await workspaces.add(db, BY, "acme")
+    await workspaces.map_channel(db, BY, "T0HOME", "C0MAIL", acme.id)
+    made = await make(db)
+    with mail_servers.open_folder() as folder:
+        sockets = [listen(f"unix:{folder / name}", "AUTHD_LISTEN", "postfix") for name in ("auth", "policy")]
+        handed = [one.fileno() for one in sockets]
+        first = await Process.start(tmp_path, url, handed=handed)
+        changes = {"/run/smtp-bot/auth": str(folder / "auth"), "/run/smtp-bot/policy": str(folder / "policy")}
+        async with ended(first):
+            await first.says("ready")
+            with mail_servers.postfix(folder, "submission-authd.cf", changes) as port:
+                session = await asyncio.to_thread(mail_servers.Session, port)
+                assert await asyncio.to_thread(session.log_in, made.username, made.password) == 235
+                people = People(port, made.username, made.password, 6)
+                try:
+                    await people.do(10)
+                    for _ in range(2):
+                        first.process.send_signal(signal.SIGHUP)
+                        await first.says("replaced the workers")
+                        await people.do(10)
+                    await first.stop()
+                    second = await Process.start(tmp_path, url, handed=handed)
+                    async with ended(second):
+                        await second.says("ready")
+                        await people.do(10)
+                        await people.stop()
+                        await asyncio.to_thread(session.send)
+                        session.smtp.close()
+                        await second.stop()
+                finally:
+                    await people.stop()
+            said = (folder / "postfix.log").read_text()
+        for one in sockets:
+            one.close()
+    await db.close()
+    assert set(people.outcomes) == {"235"}
+    assert "throttling" not in said
+    assert "fatal" not in said
