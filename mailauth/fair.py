@@ -4,6 +4,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 NO_ADDRESS = "none"
@@ -22,13 +23,13 @@ def address_of(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Addres
     return getattr(address, "ipv4_mapped", None) or address
 
 
+@lru_cache(maxsize=20_000)
 def prefix(text: str | None) -> str:
-    """The network that an address counts as: IPv4 /24, IPv6 /64; everything without an address is one."""
+    """A name for the network that an address counts as: IPv4 /24, IPv6 /64; everything without an address is one."""
     address = address_of(text)
     if address is None:
         return NO_ADDRESS
-    kept = 24 if address.version == 4 else 64
-    return str(ipaddress.ip_network((address, kept), strict=False))
+    return f"{address.version}:{int(address) >> (8 if address.version == 4 else 64):x}"
 
 
 class Bounded(OrderedDict[Key, Value], Generic[Key, Value]):
