@@ -9,6 +9,8 @@ import contextlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 import uvicorn
@@ -26,7 +28,7 @@ from mailauth.verifier import HELD_BACK, Answer, Verifier
 
 BODY_MAX = 4096  # bytes
 TOKEN_MIN = 16  # characters
-REQUEST_TIMEOUT = 5.0  # seconds for a body, and between two looks at whether a connection asks anything
+REQUEST_TIMEOUT = 5.0  # seconds for the head of a request, and for its body
 CONNECTIONS = 200
 WAIT = 3  # seconds that nginx makes a refused client wait, Auth-Wait
 
@@ -165,9 +167,13 @@ async def _body(request: Request) -> bytes | None:
 class _Timely(H11Protocol):
     """Hangs up on who connects and asks nothing, or half of something."""
 
+    def __init__(self, patience: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._patience = patience
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._look = self.loop.call_later(REQUEST_TIMEOUT, self._late)
+        self._look = self.loop.call_later(self._patience, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._look.cancel()
@@ -177,31 +183,31 @@ class _Timely(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
         else:
-            self._look = self.loop.call_later(REQUEST_TIMEOUT, self._late)
+            self._look = self.loop.call_later(self._patience, self._late)
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers, with few connections and short requests."""
+    """uvicorn without its signal handlers, with few connections and short requests.
 
-    def __init__(self, door: Door) -> None:
-        settings = {
-            "log_config": None,
-            "access_log": False,
-            "lifespan": "off",
-            "server_header": False,
-            "date_header": False,
-            "timeout_graceful_shutdown": 5,
-        }
-        super().__init__(
-            uvicorn.Config(
-                door.app,
-                http=_Timely,
-                ws="none",
-                limit_concurrency=CONNECTIONS,
-                h11_max_incomplete_event_size=16384,
-                **settings,  # type: ignore[arg-type]
-            )
+    Args:
+        patience: seconds for the head of a request.
+    """
+
+    def __init__(self, door: Door, patience: float = REQUEST_TIMEOUT) -> None:
+        config = uvicorn.Config(
+            door.app,
+            http=partial(_Timely, patience),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=CONNECTIONS,
+            h11_max_incomplete_event_size=16384,
+            timeout_graceful_shutdown=5,
         )
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -482,7 +483,9 @@ class Process:
         self.said: list[str] = []
 
     @classmethod
-    async def start(cls, folder: Path, database_url: str, workers: int = 1, handed: list[int] | None = None, **settings: str) -> "Process":
+    async def start(
+        cls, folder: Path, database_url: str, workers: int = 1, handed: list[int] | None = None, settings: dict[str, str] | None = None
+    ) -> "Process":
         """Args:
         handed: listening sockets for log-ins and policy, handed in as systemd does it.
         """
@@ -498,7 +501,7 @@ class Process:
             command = [sys.executable, "-c", become, *map(str, handed), *command]
         cheap = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
         process = await asyncio.create_subprocess_exec(
-            *command, env=environment | cheap | settings, cwd=folder, stderr=asyncio.subprocess.PIPE, pass_fds=handed or ()
+            *command, env=environment | cheap | (settings or {}), cwd=folder, stderr=asyncio.subprocess.PIPE, pass_fds=handed or ()
         )
         return cls(process)
 
@@ -541,7 +544,7 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
     acme = await workspaces.add(db, BY, "acme")
     await workspaces.map_channel(db, BY, "T0HOME", "C0MAIL", acme.id)
     made = await make(db)
-    authd = await Process.start(tmp_path, database_url, workers, AUTHD_LISTEN=f"unix:{tmp_path / 'auth'}")
+    authd = await Process.start(tmp_path, database_url, workers, settings={"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}"})
     async with ended(authd):
         await authd.says("ready", workers)
         clients = [Client(*await asyncio.open_unix_connection(str(tmp_path / "auth"))) for _ in range(4)]
@@ -567,7 +570,7 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
 
 async def test_it_starts_without_the_database_and_becomes_ready_by_itself(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'bot.db'}"
-    authd = await Process.start(tmp_path, url, AUTHD_LISTEN=f"unix:{tmp_path / 'auth'}", POLICY_LISTEN=f"unix:{tmp_path / 'policy'}")
+    authd = await Process.start(tmp_path, url, settings={"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}"})
     async with ended(authd):
         await authd.says('listening, and answering \\"later\\"')
         client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))
@@ -587,23 +590,37 @@ async def test_it_starts_without_the_database_and_becomes_ready_by_itself(tmp_pa
         await db.close()
 
 
-async def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
+async def test_workers_are_started_again_and_replaced_and_systemd_is_told(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'bot.db'}"
     db = Database(url)
     await db.upgrade()
     await db.close()
-    authd = await Process.start(tmp_path, url, AUTHD_LISTEN=f"unix:{tmp_path / 'auth'}")
-    async with ended(authd):
-        await authd.says("ready")
-        children = authd.children()
-        assert len(children) == 1
-        os.kill(children[0], signal.SIGKILL)
-        await authd.says("worker ended and is started again")
-        await authd.says("ready")
-        client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))
-        await client.greet()
-        client.writer.close()
-        await authd.stop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+
+        async def told(word: str) -> None:
+            while word not in (await asyncio.wait_for(asyncio.get_running_loop().sock_recv(systemd, 4096), 30)).decode().split("\n"):
+                pass
+
+        where = {"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}", "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        authd = await Process.start(tmp_path, url, settings=where | {"WATCHDOG_USEC": "200000"})
+        async with ended(authd):
+            for word in ("READY=1", "WATCHDOG=1", "WATCHDOG=1"):
+                await told(word)
+            await authd.says("ready")
+            [child] = authd.children()
+            os.kill(child, signal.SIGKILL)
+            await authd.says("worker ended and is started again")
+            await authd.says("ready")
+            authd.process.send_signal(signal.SIGHUP)
+            await told("RELOADING=1")
+            await told("READY=1")
+            client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))
+            await client.greet()
+            client.writer.close()
+            assert "replaced the workers" in await authd.stop()
+            await told("STOPPING=1")
 
 
 WRONG_SETTINGS: dict[str, Callable[[], object]] = {
