@@ -289,7 +289,7 @@ class PolicyConnection(Connection):
         try:
             return policy.DUNNO if await self.server.verifier.may_go_on(request.username) else policy.STOP
         except Exception as error:
-            log.warning("cannot answer a policy request", error=type(error).__name__)
+            self.server.complain("cannot answer a policy request", error=type(error).__name__)
             return policy.LATER if self.server.config.when_away is WhenAway.DEFER else policy.DUNNO
 
 
@@ -384,7 +384,7 @@ class Server:
         return True
 
     def complain(self, what: str, **facts: object) -> None:
-        """A log line about a connection; a few of each kind in a minute."""
+        """A log line; five of each kind at once, and six a minute."""
         if self._complaints.take(what, time.monotonic()):
             log.warning(what, **facts)
 

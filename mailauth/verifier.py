@@ -116,19 +116,19 @@ class Verifier:
         name = login_name(username)
         ours = name if USERNAME.fullmatch(name) else None
         of = prefix(remote)
-        workspace = None
+        workspace = wrong = None
         try:
             answer, why, known = await self._decide(ours, password.strip(), remote, of, service)
             workspace = known.workspace if known and answer is Answer.YES else None
         except Exception as error:
-            log.warning("cannot answer a log-in", error=type(error).__name__)
-            answer, why = Answer.LATER, "database"
+            answer, why, wrong = Answer.LATER, "database", type(error).__name__
         answers.labels(answer, why).inc()
         took.observe(self._now() - started)
         held_back = False
         if answer is not Answer.YES:
             if self._reporter.wanted(of, self._now()):
-                log.info("log-in refused", answer=answer.value, username=ours, why=why, address=remote, service=service)
+                facts = {"username": ours, "why": why, "address": remote, "service": service} | ({"error": wrong} if wrong else {})
+                log.info("log-in refused" if answer is Answer.NO else "log-in not answered", **facts)
             held_back = answer is Answer.NO and not self._refusals.take(of, self._now())
         return Result(answer, why, ours, workspace, held_back)
 

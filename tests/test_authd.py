@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from base64 import b64encode
@@ -339,6 +340,81 @@ async def test_idle_connections_make_room_for_new_ones(store: Database, tmp_path
         assert await client.line() == "", "the one that was silent for longest"
         for _, writer in silent:
             writer.close()
+
+
+class GatedHasher(CountingHasher):
+    """Verifies once the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.began = asyncio.Event()
+
+    async def verify(self, phc: str, password: str) -> bool:
+        self.began.set()
+        await self.gate.wait()
+        return await super().verify(phc, password)
+
+
+async def test_nothing_is_computed_for_who_hung_up(store: Database) -> None:
+    made = await make(store)
+    async with store.note() as session:
+        await session.execute(update(Credential).values(password_tag=None))
+    hasher = GatedHasher()
+    verifier = Verifier(store, hasher, at_once=1)
+    asking = [asyncio.create_task(verifier.check(made.username, passwords.generate(made.id), None, "smtp")) for _ in range(20)]
+    await hasher.began.wait()
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    hasher.gate.set()
+    assert (await verifier.check(made.username, made.password, None, "smtp")).answer == "yes"
+    assert hasher.verified == 2
+    await asyncio.gather(*verifier._noting)
+    await verifier.close()
+    hasher.close()
+
+
+async def test_who_asks_the_same_at_once_shares_one_computation_also_when_one_hangs_up(store: Database) -> None:
+    made = await make(store)
+    hasher = GatedHasher()
+    verifier = Verifier(store, hasher, at_once=1)
+    asking = [asyncio.create_task(verifier.check(made.username, made.password, None, "smtp")) for _ in range(10)]
+    await hasher.began.wait()
+    asking[0].cancel()
+    hasher.gate.set()
+    results = await asyncio.gather(*asking[1:])
+    assert {result.answer for result in results} == {"yes"}
+    assert hasher.verified == 1
+    await verifier.close()
+    hasher.close()
+
+
+async def test_over_tcp_a_replaced_process_goes_on_until_its_clients_leave(store: Database) -> None:
+    made = await make(store)
+    hasher = CountingHasher()
+    listener = listen("tcp:127.0.0.1:0", "AUTHD_LISTEN")
+    server = Server(AuthdConfig(""), Verifier(store, hasher))
+    address = listener.getsockname()
+    await server.start([listener])
+    client = Client(*await asyncio.open_connection(*address))
+    await client.greet()
+    assert await client.log_in(made.username, made.password) == "OK"
+    stopping = asyncio.create_task(server.stop(replaced=True))
+    await asyncio.sleep(0)
+    assert await client.log_in(made.username, made.password) == "OK"
+    client.writer.close()
+    await asyncio.wait_for(stopping, 10)
+    hasher.close()
+
+
+def test_the_limit_of_connections_is_within_the_descriptors() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 500)); from mailauth.server import connection_limit; "
+        "print(connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout == "200 (500, 500)\n"
 
 
 async def test_an_ended_connection_loses_nothing_that_was_sent(store: Database, tmp_path: Path) -> None:
