@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mailauth.protocol import MAX_FIELD
 from mailauth.server import AuthdConfig
 from mailauth.sockets import ListenError
-from mailauth.verifier import HELD_BACK, Answer, Verifier
+from mailauth.verifier import Answer, Verifier
 
 BODY_MAX = 4096  # bytes
 TOKEN_MIN = 16  # characters
@@ -95,8 +95,7 @@ class Door:
         if max(len(username), len(password)) > MAX_FIELD:
             return JSONResponse({"ok": False}, 403)
         result = await self._verifier.check(username, password, remote, _word(service))
-        if result.held_back:
-            await asyncio.sleep(HELD_BACK)
+        await asyncio.sleep(result.wait)
         match result.answer:
             case Answer.YES:
                 return JSONResponse({"ok": True, "username": result.username, "workspace": result.workspace})

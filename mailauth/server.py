@@ -19,7 +19,7 @@ from mailauth.fair import Allowance
 from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation, Login
 from mailauth.sockets import LOOPBACK, Networks, within
-from mailauth.verifier import HELD_BACK, Answer, Verifier
+from mailauth.verifier import Answer, Verifier
 
 CONNECTIONS = 4000  # of one process; fewer where it may not open as many files
 RESERVED = 100  # descriptors for everything else
@@ -218,9 +218,9 @@ class AuthConnection(Connection):
             conversation.refuse_plaintext(login)
         else:
             result = await self.server.verifier.check(login.username, login.password, login.remote, login.service)
-            if result.held_back and conversation.set_aside(login):
+            if result.wait and conversation.set_aside(login):
                 self.read(b"")
-                await asyncio.sleep(HELD_BACK)
+                await asyncio.sleep(result.wait)
             match result.answer:
                 case Answer.YES if result.username:
                     conversation.grant(login, result.username)

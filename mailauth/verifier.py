@@ -30,7 +30,10 @@ from storage.passwords import Hasher, Parsed
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
 PATIENCE = 60.0  # seconds that a log-in waits for its Argon2 computation; Postfix hangs up after 10, and then nothing is computed
 REFUSALS = (30.0, 3.0)  # at once, and a second, that a prefix is given without delay
-HELD_BACK = 1.0  # seconds that further ones are
+HELD_BACK = 1.0  # seconds that further ones are held back
+ALL_REFUSALS = (200.0, 500.0)  # at once, and a second, that are given without delay in all
+PAUSE = 0.1  # seconds that further ones are held back while right passwords are computed, and for `RECENT` seconds after
+RECENT = 1.0
 FLUSH = 1.0  # seconds between two flushes of what was used, and between two heartbeats
 FLUSH_TIMEOUT = 10.0  # seconds
 REPORT = 10.0  # seconds between two log lines about refusals that had none
@@ -59,8 +62,8 @@ class Result:
     """As the store spells it; None for what does not look like one of ours, which may be a password typed into the wrong field."""
     workspace: str | None = None
     """The slug, with a yes."""
-    held_back: bool = False
-    """The answer is to wait for `HELD_BACK` seconds: too many refusals went to this prefix."""
+    wait: float = 0.0
+    """Seconds for which the answer is to be held back, because many refusals went out: to this prefix, or in all."""
 
 
 @dataclass(slots=True)
@@ -94,8 +97,11 @@ class Verifier:
         self._key = secrets.token_bytes(32)
         self._right: Bounded[bytes, None] = Bounded(REMEMBERED)
         self._line: Line[asyncio.Future[bool]] = Line(at_once, PATIENCE)
+        self._computed = -RECENT
+        """When somebody's right password was last computed, or waited for it."""
         self._computations: dict[bytes, _Computation] = {}
         self._refusals = Allowance(*REFUSALS)
+        self._all_refusals = Allowance(*ALL_REFUSALS, most=1)
         self._reporter = Reporter()
         self._reported = 0.0
         self._uses: dict[str, Use] = {}
@@ -124,13 +130,22 @@ class Verifier:
             answer, why, wrong = Answer.LATER, "database", type(error).__name__
         answers.labels(answer, why).inc()
         took.observe(self._now() - started)
-        held_back = False
+        wait = 0.0
         if answer is not Answer.YES:
             if self._reporter.wanted(of, self._now()):
                 facts = {"username": ours, "why": why, "address": remote, "service": service} | ({"error": wrong} if wrong else {})
                 log.info("log-in refused" if answer is Answer.NO else "log-in not answered", **facts)
-            held_back = answer is Answer.NO and not self._refusals.take(of, self._now())
-        return Result(answer, why, ours, workspace, held_back)
+        if answer is Answer.NO:
+            wait = self._hold_back(of)
+        return Result(answer, why, ours, workspace, wait)
+
+    def _hold_back(self, of: str) -> float:
+        """Seconds that a refusal waits, so that a flood of them leaves room for those who may log in."""
+        now = self._now()
+        if not self._refusals.take(of, now):
+            return HELD_BACK
+        within_limit = self._all_refusals.take("", now)
+        return 0.0 if within_limit or now - self._computed > RECENT else PAUSE
 
     async def _decide(self, name: str | None, password: str, remote: str | None, of: str, service: str) -> tuple[Answer, str, Known | None]:
         parsed = passwords.parse(password)
@@ -218,6 +233,7 @@ class Verifier:
     async def _compute_in_turn(self, stored: Stored, canonical: str, of: str) -> bool | None:
         turn = asyncio.get_running_loop().create_future()
         self._line.join(turn, of, stored.tag is not None, self._now())
+        self._computed = self._now()
         self._go_on()
         try:
             if not await turn:
@@ -232,6 +248,7 @@ class Verifier:
         return await asyncio.shield(computing)
 
     def _finished(self) -> None:
+        self._computed = self._now()
         self._line.done()
         self._go_on()
 
