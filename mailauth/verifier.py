@@ -29,7 +29,7 @@ from storage.passwords import Hasher, Parsed
 
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
 PATIENCE = 60.0  # seconds that a log-in waits for its Argon2 computation; Postfix hangs up after 10, and then nothing is computed
-REFUSALS = (30.0, 3.0)  # at once, and a second, that a prefix is given without delay
+REFUSALS = (100.0, 10.0)  # at once, and a second, that a prefix is given without delay
 HELD_BACK = 1.0  # seconds that further ones are held back
 ALL_REFUSALS = (200.0, 500.0)  # at once, and a second, that are given without delay in all
 PAUSE = 0.1  # seconds that further ones are held back while right passwords are computed, and for `RECENT` seconds after
@@ -131,10 +131,9 @@ class Verifier:
         answers.labels(answer, why).inc()
         took.observe(self._now() - started)
         wait = 0.0
-        if answer is not Answer.YES:
-            if self._reporter.wanted(of, self._now()):
-                facts = {"username": ours, "why": why, "address": remote, "service": service} | ({"error": wrong} if wrong else {})
-                log.info("log-in refused" if answer is Answer.NO else "log-in not answered", **facts)
+        if answer is not Answer.YES and self._reporter.wanted(of, self._now()):
+            facts = {"username": ours, "why": why, "address": remote, "service": service} | ({"error": wrong} if wrong else {})
+            log.info("log-in refused" if answer is Answer.NO else "log-in not answered", **facts)
         if answer is Answer.NO:
             wait = self._hold_back(of)
         return Result(answer, why, ours, workspace, wait)

@@ -29,7 +29,7 @@ BY = Origin(Actor("shell:bench", "T0SANDBOX", owner=True), Surface.SHELL, "bench
 CONNECTIONS = 32
 SECONDS = 3.0
 FIRSTS = 120
-DELETES = 20
+DELETES = 40
 FLOOD = 150  # connections that guess
 ROUNDS = 3
 EVERYBODY = 400
@@ -221,7 +221,7 @@ async def after_delete(store: Store, path: Path) -> int:
 
 
 async def delete_under_load(store: Store, path: Path) -> tuple[list[float], int]:
-    """Seconds from pressing Delete to the first refused log-in, and how many were accepted that began after the commit."""
+    """Seconds from the commit of a deletion to the first refused log-in, and how many were accepted that began after the commit."""
     waits: list[float] = []
     stale = 0
     for username, password, credential_id in await store.make(DELETES):
@@ -230,8 +230,14 @@ async def delete_under_load(store: Store, path: Path) -> tuple[list[float], int]
         late: list[bool] = []
 
         async def one(
-            load: Load, pair: tuple[str, str], committed: list[float] = committed, refused: list[float] = refused, late: list[bool] = late
+            load: Load,
+            number: int,
+            pair: tuple[str, str] = (username, password),
+            committed: list[float] = committed,
+            refused: list[float] = refused,
+            late: list[bool] = late,
         ) -> None:
+            await asyncio.sleep(number / RATE)
             while not refused:
                 begun = time.perf_counter()
                 yes = await load.log_in(*pair) == "OK"
@@ -243,13 +249,12 @@ async def delete_under_load(store: Store, path: Path) -> tuple[list[float], int]
 
         async with loads(path) as made:
             await made[0].log_in(username, password)
-            running = [asyncio.create_task(one(load, (username, password))) for load in made]
+            running = [asyncio.create_task(one(load, number)) for number, load in enumerate(made)]
             await asyncio.sleep(0.1)
-            pressed = time.perf_counter()
             await credentials.delete(store.db, BY, credential_id)
             committed.append(time.perf_counter())
             await asyncio.gather(*running)
-        waits.append(refused[0] - pressed)
+        waits.append(max(0.0, refused[0] - committed[0]))
         stale += len(late)
     return waits, stale
 
@@ -293,9 +298,8 @@ async def run(folder: Path) -> None:
             if workers == 1:
                 await flood(store, path)
                 waits, late = await delete_under_load(store, path)
-                p99 = sorted(waits)[-1] * 1000
-                told = f"median {statistics.median(waits) * 1000:.1f} ms, longest {p99:.1f} ms, accepted after the commit: {late}"
-                row(f"Delete until the first refused log-in, {RATE}/s", told, "", "0 accepted")
+                told = f"median {statistics.median(waits) * 1000:.1f} ms, longest {max(waits) * 1000:.1f} ms of {DELETES}, accepted: {late}"
+                row(f"From the commit of a deletion to the first refused log-in, {RATE}/s", told, "", "99 of 100 within 15 ms, 0 accepted")
     await everybody_at_once(store, folder)
     await store.db.close()
 
