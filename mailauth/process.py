@@ -164,7 +164,11 @@ class Parent:
         notify.reloading()
         log.info("replacing the workers")
         for number in range(self._config.workers):
-            fresh = await self._spawn(number)
+            try:
+                fresh = await self._spawn(number)
+            except OSError as error:
+                log.error("no new worker; the old ones go on", worker=number, error=type(error).__name__)
+                break
             ready = asyncio.create_task(fresh.ready.wait())
             ended = asyncio.create_task(fresh.process.wait())
             try:

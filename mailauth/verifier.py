@@ -290,17 +290,26 @@ class Verifier:
     async def flush(self, stopped: bool = False) -> None:
         """Writes down what was used since the last time, and that this process lives: the one also when the other fails."""
         uses, self._uses = self._uses, {}
+        failed: Exception | None = None
         try:
             if uses:
                 await logins.record(self._db, dict(sorted(uses.items())))  # in one order, or two processes wait for each other's rows
+        except Exception as error:
+            self._keep(uses)
+            failed = error
         except BaseException:
-            for key, use in uses.items():
-                later = self._uses.setdefault(key, use)
-                if later is not use:
-                    later.count += use.count
+            self._keep(uses)
             raise
-        finally:
-            await logins.beat(self._db, self.process, self.name, self.started_at, stopped)
+        await logins.beat(self._db, self.process, self.name, self.started_at, stopped)
+        if failed:
+            raise failed
+
+    def _keep(self, uses: dict[str, Use]) -> None:
+        """What was not written down is tried the next time, with what came meanwhile."""
+        for key, use in uses.items():
+            later = self._uses.setdefault(key, use)
+            if later is not use:
+                later.count += use.count
 
     async def keep_flushing(self, alive: Callable[[], None] = lambda: None) -> None:
         """Flushes and tidies for ever, whatever the database does.
