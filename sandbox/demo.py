@@ -32,11 +32,6 @@ from storage.passwords import Hasher, mask
 
 MAIL_PORT = 2525
 TOKENS = ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET")
-WHY_NOT = {
-    "format": "not a password of that credential",
-    "password": "wrong password, or no active credential",
-    "back-off": "too many wrong ones",
-}
 
 
 def main(port: int) -> None:
@@ -89,7 +84,6 @@ class Demo:
         await self._seed(db, roles)
         hasher = Hasher(*self._argon2)
         verifier = Verifier(db, hasher)
-        await verifier.start()
         mail = self.page.mail = MailServer(lambda *asked: self._verify(verifier, *asked), slack.world.clock, slack.world.touch)
         await mail.start(self._mail_port)
         flushing = asyncio.create_task(verifier.keep_flushing())
@@ -127,11 +121,11 @@ class Demo:
             await db.close()
 
     async def _verify(self, verifier: Verifier, username: str, password: str, address: str) -> tuple[bool, str]:
-        answer, why = await verifier.explain(username, password, address, "smtp")
-        if answer is Answer.YES:
+        result = await verifier.check(username, password, address, "smtp")
+        if result.answer is Answer.YES:
             self.page.done.add("send")
             return True, "accepted"
-        return False, WHY_NOT.get(why, why)
+        return False, result.why
 
     async def _seed(self, db: Database, roles: dict[str, str]) -> None:
         slack, team = self.slack, self.slack.world.team.id

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import unquote
 
 from alembic import command
 from alembic.config import Config
@@ -451,8 +452,9 @@ def _touch(tx: Transaction) -> None:
 
 def _identity(url: URL) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
+    name = url.database or ""
     try:
-        found = os.stat(url.database or "")
+        found = os.stat(unquote(name.removeprefix("file:")) if name.startswith("file:") else name)
     except OSError:
         return None
     return found.st_dev, found.st_ino
