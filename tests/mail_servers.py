@@ -56,11 +56,10 @@ postlog   unix-dgram n  -       n       -       1       postlogd
 class Process:
     """A server process of ours; ended by its pid."""
 
-    def __init__(self, command: list[str], log: Path, more: dict[str, str] | None = None) -> None:
-        """`more`: environment variables beside this process's own."""
+    def __init__(self, command: list[str], log: Path) -> None:
         self._log = log
         with log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=os.environ | (more or {}))
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
     def wait_for(self, port: int) -> None:
         """Until it listens."""
@@ -127,11 +126,14 @@ class Postfix:
 
 
 @contextlib.contextmanager
-def postfix(folder: Path, service_file: str, changes: dict[str, str], private: Path | None = None) -> Iterator[Postfix]:
+def postfix(
+    folder: Path, service_file: str, changes: dict[str, str], private: Path | None = None, more: dict[str, str] | None = None
+) -> Iterator[Postfix]:
     """Postfix with one of `deploy/postfix/`'s pairs of services, with these changes, beside a strict main.cf.
 
     Args:
         private: a socket that is put into the queue's `private` folder as `auth`.
+        more: further settings of main.cf.
     """
     if os.geteuid() != 0:
         need("root, which Postfix's master starts as,")
@@ -161,8 +163,11 @@ def postfix(folder: Path, service_file: str, changes: dict[str, str], private: P
         "smtpd_peername_lookup": "no",
         "smtpd_sasl_auth_enable": "no",
         **STRICT,
+        **(more or {}),
     }
     (config / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in main.items()))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy("/etc/postfix/dynamicmaps.cf", config)  # Debian's: where the map types of its further packages are
     service = (DEPLOY / "postfix" / service_file).read_text()
     ours = {
         "submission inet": f"127.0.0.1:{running.submission} inet",
@@ -182,6 +187,7 @@ def postfix(folder: Path, service_file: str, changes: dict[str, str], private: P
         process.wait_for(running.submissions)
         yield running
     finally:
+        print(running.log.read_text()[-4000:])  # pytest shows it when a test fails
         process.stop()
 
 
@@ -236,7 +242,9 @@ def dovecot(folder: Path, database_url: str, cache: str | None = None, version: 
         if part.name != "10-ssl.conf":  # names a certificate that only an installation makes
             (home / "conf.d" / part.name).write_text(part.read_text().replace("!include auth-system.conf.ext", ""))
     config = (DEPLOY / "dovecot" / f"dovecot-{version}.conf").read_text()
-    config = config.replace("/etc/dovecot/smtp-bot-previous.conf.ext", inside(previous)).replace("/etc/dovecot/smtp-bot.conf.ext", inside(current))
+    config = config.replace("/etc/dovecot/smtp-bot-previous.conf.ext", inside(previous)).replace(
+        "/etc/dovecot/smtp-bot.conf.ext", inside(current)
+    )
     (home / "conf.d" / "95-smtp-bot.conf").write_text(config.replace("/var/spool/postfix/private/auth", inside(path)))
     private = [f"base_dir = {inside(home)}/run", f"log_path = {inside(folder)}/dovecot.log", "ssl = no", "listen = 127.0.0.1"]
     private += ["auth_failure_delay = 0"]
@@ -311,12 +319,11 @@ begin authenticators
 def haraka(folder: Path, auth: Path, policy: Path) -> Iterator[int]:
     """Haraka (HARAKA_ROOT) with `deploy/haraka/`'s plugin; gives its port. Messages are accepted and dropped."""
     node = shutil.which("node")
-    server = Path(os.environ.get("HARAKA_ROOT", "/nowhere"), "node_modules/Haraka/haraka.js")
+    server = Path(os.environ.get("HARAKA_ROOT", "/nowhere"), "node_modules/Haraka/bin/haraka")
     if node is None or not server.exists():
         need("Haraka (npm: Haraka, installed at HARAKA_ROOT)")
     home, port, pem = folder / "haraka", free_port(), certificate(folder)
-    (home / "config").mkdir(parents=True)
-    (home / "plugins").mkdir()
+    subprocess.run([node, str(server), "-i", str(home)], check=True, capture_output=True, timeout=60)
     plugin = (DEPLOY / "haraka" / "smtp_bot.js").read_text()
     for old, new in {"/run/smtp-bot/auth": auth, "/run/smtp-bot/policy": policy}.items():
         assert old in plugin, old
@@ -330,7 +337,7 @@ def haraka(folder: Path, auth: Path, policy: Path) -> Iterator[int]:
         "me": "mail.example.com\n",
     }.items():
         (home / "config" / name).write_text(content)
-    process = Process([node, str(server)], folder / "haraka.log", {"HARAKA": str(home)})
+    process = Process([node, str(server), "-c", str(home)], folder / "haraka.log")
     try:
         process.wait_for(port)
         yield port
@@ -338,17 +345,35 @@ def haraka(folder: Path, auth: Path, policy: Path) -> Iterator[int]:
         process.stop()
 
 
-class Session:
-    """A printer that sends mail: TLS, log in, send."""
+class _Proxied(smtplib.SMTP):
+    """Through a proxy that speaks the PROXY protocol (version 1) to the mail server."""
 
-    def __init__(self, port: int, wrapped: bool = False) -> None:
+    def __init__(self, port: int, client: str) -> None:
+        self._client = client
+        super().__init__("127.0.0.1", port, "printer", timeout=20)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        connection = socket.create_connection((host, port), timeout)
+        connection.sendall(f"PROXY TCP4 {self._client} {host} 40000 {port}\r\n".encode())
+        return connection
+
+
+class Session:
+    """A printer that sends mail: TLS, log in, send.
+
+    Args:
+        wrapped: TLS from the start, as on 465.
+        proxied_for: the client's address that a proxy before the mail server tells.
+    """
+
+    def __init__(self, port: int, wrapped: bool = False, proxied_for: str | None = None) -> None:
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         if wrapped:
             self.smtp: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", port, "printer", timeout=20, context=context)
         else:
-            self.smtp = smtplib.SMTP("127.0.0.1", port, "printer", timeout=20)
+            self.smtp = _Proxied(port, proxied_for) if proxied_for else smtplib.SMTP("127.0.0.1", port, "printer", timeout=20)
             self.smtp.starttls(context=context)
         self.smtp.ehlo()
 
@@ -362,6 +387,11 @@ class Session:
             return 421
         except smtplib.SMTPResponseException as error:
             return error.smtp_code
+
+    def says(self, lines: str) -> int:
+        """The reply code to a command, or to several lines that belong together."""
+        self.smtp.send(f"{lines}\r\n")
+        return self.smtp.getreply()[0]
 
     def send(self) -> None:
         self.smtp.sendmail("app@example.com", ["you@example.net"], "Subject: test\r\n\r\nHello\r\n")

@@ -49,20 +49,16 @@ def passdb_url(play: Stage) -> str:
     """For PostgreSQL the role of `deploy/postgresql/`, which reads the views alone."""
     if play.database_url.startswith("sqlite"):
         return play.database_url
+    role, _, grant = (DEPLOY / "postgresql" / "passdb-role.sql").read_text().partition(";\n")
     with psycopg.connect(play.database_url, autocommit=True) as connection:
-        connection.execute("DROP OWNED BY smtp_passdb_reader" if _has_role(connection) else "SELECT 1")
-        connection.execute("DROP ROLE IF EXISTS smtp_passdb_reader")
-        connection.execute((DEPLOY / "postgresql" / "passdb-role.sql").read_text().encode())
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
+            connection.execute(role.encode())
+        connection.execute(grant.encode())
     server, _, name = play.database_url.partition("@")[2].partition("/")
     reader = f"postgresql://smtp_passdb_reader@{server}/{name}"
     with psycopg.connect(reader) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("SELECT * FROM credentials")
     return reader
-
-
-def _has_role(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
-    found = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = 'smtp_passdb_reader'").fetchone()
-    return found is not None
 
 
 @pytest.fixture(params=["2.3-sqlite", "2.3-postgres", "2.4-sqlite", "2.4-postgres"])
@@ -118,7 +114,9 @@ def ask(path: Path, service: str, username: str, password: str) -> bytes:
         connection.connect(str(path))
         connection.sendall(f"VERSION\t1\t1\nCPID\t{os.getpid()}\nAUTH\t1\tPLAIN\tservice={service}\tsecured\tresp={response}\n".encode())
         with connection.makefile("rb") as lines:
-            return next(word for word, tab, rest in (line.partition(b"\t") for line in lines) if rest.startswith(b"1\t") and word != b"VERSION")
+            return next(
+                word for word, tab, rest in (line.partition(b"\t") for line in lines) if rest.startswith(b"1\t") and word != b"VERSION"
+            )
 
 
 def hyphened(password: str) -> str:
@@ -143,36 +141,62 @@ async def overlap_ends(play: Stage, username: str) -> None:
         await session.execute(update(Credential).where(row).values(previous_until=play.clock() - timedelta(days=1)))
 
 
-@pytest.mark.parametrize("play", ["sqlite-socket", "postgres-http"], indirect=True)
-async def test_sender_domains_by_sql(play: Stage, folder: Path) -> None:
+async def sender_domains(play: Stage, rows: list[tuple[str, str]]) -> None:
+    """The view `smtp_sender_logins` with these domains and usernames: a stand-in until workspaces have domains."""
+    selects = " UNION ALL ".join(f"SELECT '{domain}' AS domain, '{username}' AS username" for domain, username in rows)
+    async with play.db.note() as session:
+        await session.execute(text(f"CREATE VIEW smtp_sender_logins AS {selects}"))
+        if not play.database_url.startswith("sqlite"):
+            await session.execute(text("GRANT SELECT ON smtp_sender_logins TO smtp_passdb_reader"))
+
+
+@pytest.mark.parametrize("by_sql", ["2.3-sqlite", "2.3-postgres"], indirect=True)
+async def test_sender_domains_by_sql(by_sql: tuple[str, Path, Stage]) -> None:
+    _, folder, play = by_sql
     username, password = await make(play)
+    free, everywhere = await make(play, "Free")
     url = passdb_url(play)
-    await sender_domains(play, {username: "acme.example", "smtp-zeta-00000000": "zeta.example", "smtp-free-00000000": "*"})
-    kind = "sqlite" if url.startswith("sqlite") else "pgsql"
-    given = (DEPLOY / "postfix" / f"sender-logins-{kind}.cf").read_text()
-    if kind == "sqlite":
-        given = given.replace("/var/lib/smtp-bot/smtp-bot.db", url.removeprefix("sqlite:///"))
-    else:
-        address, _, name = url.partition("@")[2].partition("/")
-        given = given.replace("127.0.0.1:5432", address).replace("dbname = smtp_bot", f"dbname = {name}")
+    await sender_domains(play, [("acme.example", username), ("zeta.example", "smtp-zeta-00000000"), ("*", free)])
+    sqlite = url.startswith("sqlite")
+    given = (DEPLOY / "postfix" / f"sender-logins-{'sqlite' if sqlite else 'pgsql'}.cf").read_text()
+    address, _, name = url.partition("@")[2].partition("/")
+    changes = (
+        {"/var/lib/smtp-bot/smtp-bot.db": url.removeprefix("sqlite:///")}
+        if sqlite
+        else {"127.0.0.1:5432": address, "dbname = smtp_bot": f"dbname = {name}"}
+    )
+    for old, new in changes.items():
+        assert old in given, old
+        given = given.replace(old, new)
     (folder / "senders.cf").write_text(given)
-    (folder / "senders.cf").chmod(0o644)
-    maps = f"-o {{ smtpd_sender_login_maps = proxy:{kind}:{folder}/senders.cf }}\n  -o "
-    changes = {"-o smtpd_sender_restrictions=": f"{maps}smtpd_sender_restrictions=reject_authenticated_sender_login_mismatch"}
+    for part in folder.glob("bot.db*"):
+        part.chmod(0o666)  # Postfix reads as user postfix, without further groups
+    checked = {"-o smtpd_sender_restrictions=": "-o smtpd_sender_restrictions=reject_authenticated_sender_login_mismatch"}
+    main = {"smtpd_sender_login_maps": f"proxy:{'sqlite' if sqlite else 'pgsql'}:{folder}/senders.cf"}
     with (
-        mail_servers.dovecot(folder, url) as socket,
-        mail_servers.postfix(folder, "submission-dovecot.cf", changes, socket) as postfix,
-        await asyncio.to_thread(Session, postfix.submission) as session,
+        mail_servers.dovecot(folder, url) as auth,
+        mail_servers.postfix(folder, "submission-dovecot.cf", checked, auth, main) as postfix,
+        Session(postfix.submission) as session,
+        Session(postfix.submission) as other,
     ):
         assert await asyncio.to_thread(session.log_in, username, password) == 235
-        for sender, code in (("a@acme.example", 250), ("boss@zeta.example", 553), ("boss@ACME.example", 250), ("a@nobody.example", 553)):
-            assert (await asyncio.to_thread(session.smtp.mail, sender))[0] == code, sender
-            await asyncio.to_thread(session.smtp.rset)
+        assert await asyncio.to_thread(other.log_in, free, everywhere) == 235
+        for one, sender, code in (
+            (session, "scanner@acme.example", 250),
+            (session, "boss@ACME.example", 250),
+            (session, "boss@zeta.example", 553),
+            (session, "somebody@nobodys.example", 553),
+            (other, "boss@zeta.example", 250),
+            (other, "somebody@nobodys.example", 250),
+        ):
+            await asyncio.to_thread(one.smtp.mail, sender)
+            assert (await asyncio.to_thread(one.smtp.rcpt, "you@example.net"))[0] == code, sender
+            await asyncio.to_thread(one.smtp.rset)
 
 
 @contextlib.asynccontextmanager
-async def authd(play: Stage, folder: Path) -> AsyncIterator[dict[str, str]]:
-    """`smtp-bot authd` as a process; gives what to change in the files of `deploy/` to reach it."""
+async def authd(play: Stage, folder: Path, group: str = "postfix") -> AsyncIterator[tuple[dict[str, str], asyncio.subprocess.Process]]:
+    """`smtp-bot authd` as a process; gives what to change in the files of `deploy/` to reach it. Its sockets are open to this group alone."""
     auth, policy = folder / "auth", folder / "policy"
     environment = os.environ | {
         "DATABASE_URL": play.database_url,
@@ -190,7 +214,10 @@ async def authd(play: Stage, folder: Path) -> AsyncIterator[dict[str, str]]:
     try:
         while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 30)):
             assert line, "authd ended"
-        yield {"/run/smtp-bot/auth": str(auth), "/run/smtp-bot/policy": str(policy)}
+        for made in (auth, policy):
+            shutil.chown(made, group=group)
+            made.chmod(0o660)
+        yield {"/run/smtp-bot/auth": str(auth), "/run/smtp-bot/policy": str(policy)}, process
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), 30)
@@ -198,18 +225,24 @@ async def authd(play: Stage, folder: Path) -> AsyncIterator[dict[str, str]]:
 
 async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
     username, password = await make(play)
-    async with authd(play, folder) as changes:
-        with mail_servers.postfix(folder, "submission-authd.cf", changes) as port:
+    async with authd(play, folder) as (changes, _):
+        with mail_servers.postfix(folder, "submission-authd.cf", changes) as postfix:
+            port = postfix.submission
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
+            assert await asyncio.to_thread(log_in, postfix.submissions, username, password, send=True, wrapped=True) == 235
             assert await asyncio.to_thread(log_in, port, username, "wrong") == 535
             assert await asyncio.to_thread(log_in, port, username, generate(username[-8:])) == 535
-            session = await asyncio.to_thread(Session, port)
-            other = await asyncio.to_thread(Session, port)
-            assert await asyncio.to_thread(session.log_in, username, password) == 235
-            assert await asyncio.to_thread(other.log_in, username, password) == 235
-            await asyncio.to_thread(session.send)
-            assert (await asyncio.to_thread(other.smtp.mail, "app@example.com"))[0] == 250
+            idle, mail, rcpt, data, bdat = sessions = await asyncio.gather(*(asyncio.to_thread(Session, port) for _ in range(5)))
+            for session in sessions:
+                assert await asyncio.to_thread(session.log_in, username, password) == 235
+            await asyncio.to_thread(idle.send)
+            for session in (mail, rcpt, data, bdat):
+                assert (await asyncio.to_thread(session.smtp.mail, "app@example.com"))[0] == 250
+            for session in (rcpt, data, bdat):
+                assert (await asyncio.to_thread(session.smtp.rcpt, "you@example.net"))[0] == 250
+            assert await asyncio.to_thread(data.says, "DATA") == 354
+            assert await asyncio.to_thread(bdat.says, "BDAT 7\r\nHello") == 250
             async with play.db.note() as database:
                 await database.execute(text("ALTER TABLE credentials RENAME TO away"))
             assert await asyncio.to_thread(log_in, port, username, password) == 454
@@ -218,16 +251,35 @@ async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
             assert await asyncio.to_thread(log_in, port, username, password) == 235
             await delete(play)
             assert await asyncio.to_thread(log_in, port, username, password) == 535
-            assert (await asyncio.to_thread(session.smtp.mail, "app@example.com"))[0] == 421
-            assert (await asyncio.to_thread(other.smtp.rcpt, "you@example.net"))[0] == 421
-            for one in (session, other):
+            assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 421
+            assert (await asyncio.to_thread(mail.smtp.rcpt, "you@example.net"))[0] == 421
+            assert await asyncio.to_thread(rcpt.says, "DATA") == 421
+            assert await asyncio.to_thread(data.says, "Subject: test\r\n\r\nHello\r\n.") == 421
+            assert await asyncio.to_thread(bdat.says, "BDAT 0 LAST") == 421
+            for session in sessions:
                 with pytest.raises(smtplib.SMTPServerDisconnected):
-                    await asyncio.to_thread(one.smtp.noop)
+                    await asyncio.to_thread(session.smtp.noop)
+
+
+@pytest.mark.parametrize("play", ["sqlite-socket"], indirect=True)
+async def test_an_authd_that_hangs_does_not_hold_mail(play: Stage, folder: Path) -> None:
+    username, password = await make(play)
+    async with authd(play, folder) as (changes, process):
+        shorter = {"smtpd_policy_service_timeout=5s": "smtpd_policy_service_timeout=1s"}
+        with mail_servers.postfix(folder, "submission-authd.cf", changes | shorter) as postfix, Session(postfix.submission) as session:
+            assert await asyncio.to_thread(session.log_in, username, password) == 235
+            process.send_signal(signal.SIGSTOP)
+            try:
+                # Without the two limits of the file Postfix waits for 100 s, and this session for 20.
+                assert (await asyncio.to_thread(session.smtp.mail, "app@example.com"))[0] == 451
+            finally:
+                process.send_signal(signal.SIGCONT)
+            await asyncio.to_thread(session.send)
 
 
 async def test_authd_and_exim(play: Stage, folder: Path) -> None:
     username, password = await make(play)
-    async with authd(play, folder):
+    async with authd(play, folder, group="Debian-exim"):
         with mail_servers.exim(folder, folder / "auth") as port:
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
@@ -241,12 +293,50 @@ async def test_authd_and_exim(play: Stage, folder: Path) -> None:
             assert await asyncio.to_thread(log_in, port, username, password) == 535
 
 
-async def test_last_used_is_shown_where_people_decide(play: Stage, folder: Path) -> None:
+@pytest.mark.parametrize("play", ["sqlite-socket"], indirect=True)
+async def test_authd_and_haraka(play: Stage, folder: Path) -> None:
     username, password = await make(play)
-    async with authd(play, folder) as changes:
-        with mail_servers.postfix(folder, "submission-authd.cf", changes) as port:
-            assert await asyncio.to_thread(log_in, port, username, password) == 235
+    async with authd(play, folder):
+        with mail_servers.haraka(folder, folder / "auth", folder / "policy") as port:
+            for mechanism in ("PLAIN", "LOGIN"):
+                assert await asyncio.to_thread(log_in, port, username.upper(), password, mechanism, True) == 235
+            assert await asyncio.to_thread(log_in, port, username, generate(username[-8:])) == 535
+            idle, mail, rcpt, data = sessions = await asyncio.gather(*(asyncio.to_thread(Session, port) for _ in range(4)))
+            for session in sessions:
+                assert await asyncio.to_thread(session.log_in, username, password) == 235
+            for session in (mail, rcpt, data):
+                assert (await asyncio.to_thread(session.smtp.mail, "app@example.com"))[0] == 250
+            for session in (rcpt, data):
+                assert (await asyncio.to_thread(session.smtp.rcpt, "you@example.net"))[0] == 250
+            assert await asyncio.to_thread(data.says, "DATA") == 354
+            async with play.db.note() as database:
+                await database.execute(text("ALTER TABLE credentials RENAME TO away"))
+            assert await asyncio.to_thread(log_in, port, username, password) == 454
+            assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 451
+            async with play.db.note() as database:
+                await database.execute(text("ALTER TABLE away RENAME TO credentials"))
+            await delete(play)
+            assert await asyncio.to_thread(log_in, port, username, password) == 535
+            assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 421
+            assert (await asyncio.to_thread(mail.smtp.rcpt, "you@example.net"))[0] == 421
+            assert await asyncio.to_thread(rcpt.says, "DATA") == 421
+            assert await asyncio.to_thread(data.says, "Subject: test\r\n\r\nHello\r\n.") == 421
+            for session in sessions:
+                with pytest.raises(smtplib.SMTPServerDisconnected):
+                    await asyncio.to_thread(session.smtp.noop)
+
+
+async def test_last_used_is_shown_where_people_decide(play: Stage, folder: Path) -> None:
+    """The address is the client's, not the proxy's that stands before Postfix."""
+    username, password = await make(play)
+    async with authd(play, folder) as (changes, _):
+        proxied = changes | {"-o smtpd_tls_auth_only=yes": "-o smtpd_upstream_proxy_protocol=haproxy\n  -o smtpd_tls_auth_only=yes"}
+        with (
+            mail_servers.postfix(folder, "submission-authd.cf", proxied) as postfix,
+            Session(postfix.submission, proxied_for="203.0.113.5") as session,
+        ):
+            assert await asyncio.to_thread(session.log_in, username, password) == 235
     await play.rita.types(play.mail, "/smtp list")
-    assert "from 127.0.0.1" in play.rita.read(await play.rita.sees("SMTP credentials in Acme"))
+    assert "from 203.0.113.5" in play.rita.read(await play.rita.sees("SMTP credentials in Acme"))
     await play.wanda.types(play.mail, "/smtp delete Relay")
-    assert "from 127.0.0.1" in play.wanda.read(await play.wanda.sees_modal("Last used"))
+    assert "from 203.0.113.5" in play.wanda.read(await play.wanda.sees_modal("Last used"))
