@@ -20,11 +20,11 @@ from tests.postgres import free_port
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 START_TIMEOUT = 20.0  # seconds
-# main.cf's rules for strangers on port 25, as many sites have them (some without asking the DNS). Whoever meets one of them here is refused.
+# main.cf's rules for strangers on port 25 as many sites have them, without the DNS: whoever meets one of them here is refused.
 STRICT = {
     "smtpd_helo_required": "yes",
     "smtpd_client_restrictions": "check_client_access static:{REJECT listed at a blocklist}",
-    "smtpd_helo_restrictions": "reject_invalid_helo_hostname, reject_non_fqdn_helo_hostname, check_helo_access static:{REJECT Host not found}",
+    "smtpd_helo_restrictions": "reject_non_fqdn_helo_hostname, check_helo_access static:{REJECT Host not found}",
     "smtpd_sender_restrictions": "reject_non_fqdn_sender, check_sender_access static:{REJECT Domain not found}",
     "smtpd_recipient_restrictions": "reject_non_fqdn_recipient, reject_unauth_destination",
     "smtpd_data_restrictions": "reject_unauth_pipelining, check_sender_access static:{REJECT at DATA}",
@@ -103,6 +103,14 @@ def certificate(folder: Path) -> Path:
     return made
 
 
+def replaced(text: str, changes: dict[str, str]) -> str:
+    """The text of a file of `deploy/` with these changes, each of which it must have a place for."""
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
 def executable(name: str, package: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin:/usr/lib/dovecot")
     return found if found else need(package)
@@ -174,10 +182,7 @@ def postfix(
         "submissions inet": f"127.0.0.1:{running.submissions} inet",
         "/etc/ssl/private/mail.example.com.key, /etc/ssl/certs/mail.example.com.pem": str(pem),
     }
-    for old, new in (ours | changes).items():
-        assert old in service, old
-        service = service.replace(old, new)
-    (config / "master.cf").write_text(MASTER.format(service=service))
+    (config / "master.cf").write_text(MASTER.format(service=replaced(service, ours | changes)))
     subprocess.run([check, "-c", str(config), "check"], check=False, capture_output=True, timeout=60)
     if private is not None:
         (queue / "private" / "auth").symlink_to(private)
@@ -200,7 +205,7 @@ def dovecot_root(version: str) -> Path:
             told = subprocess.run(["chroot", str(root), "/usr/sbin/dovecot", "--version"], capture_output=True, text=True, timeout=30)
             if told.stdout.startswith(f"{version}."):
                 return root
-    need(f"Dovecot {version} (Debian: dovecot-core; tests/dovecot-2.4.sh)")
+    return need(f"Dovecot {version} (Debian: dovecot-core; tests/dovecot-2.4.sh)")
 
 
 @contextlib.contextmanager
@@ -226,13 +231,12 @@ def dovecot(folder: Path, database_url: str, cache: str | None = None, version: 
     path = home / "auth-client"
     database = (DEPLOY / "dovecot" / f"smtp-bot-{version}-{driver}.conf.ext").read_text()
     if sqlite:
-        database = database.replace("/var/lib/smtp-bot/smtp-bot.db", inside(Path(database_url.removeprefix("sqlite:///"))))
+        changes = {"/var/lib/smtp-bot/smtp-bot.db": inside(Path(database_url.removeprefix("sqlite:///")))}
     else:
         server, _, name = database_url.removeprefix("postgresql://").partition("/")
         role, _, address = server.rpartition("@")
-        port = address.partition(":")[2]
-        for old, new in {"5432": port, "smtp_passdb_reader": role, "smtp_bot": name}.items():
-            database = database.replace(old, new)
+        changes = {"5432": address.partition(":")[2], "smtp_passdb_reader": role, "smtp_bot": name}
+    database = replaced(database, changes)
     current, previous = home / "smtp-bot.conf.ext", home / "smtp-bot-previous.conf.ext"
     current.write_text(database)
     previous.write_text(database.replace("FROM smtp_passdb ", "FROM smtp_passdb_previous "))
@@ -279,7 +283,7 @@ def exim(folder: Path, auth_socket: Path) -> Iterator[int]:
     shutil.chown(home, "Debian-exim")
     pem = certificate(folder)
     port = free_port()
-    authenticators = (DEPLOY / "exim" / "authenticators.conf").read_text().replace("/run/smtp-bot/auth", str(auth_socket))
+    authenticators = replaced((DEPLOY / "exim" / "authenticators.conf").read_text(), {"/run/smtp-bot/auth": str(auth_socket)})
     config = home / "exim.conf"
     config.write_text(
         f"""
@@ -325,9 +329,7 @@ def haraka(folder: Path, auth: Path, policy: Path) -> Iterator[int]:
     home, port, pem = folder / "haraka", free_port(), certificate(folder)
     subprocess.run([node, str(server), "-i", str(home)], check=True, capture_output=True, timeout=60)
     plugin = (DEPLOY / "haraka" / "smtp_bot.js").read_text()
-    for old, new in {"/run/smtp-bot/auth": auth, "/run/smtp-bot/policy": policy}.items():
-        assert old in plugin, old
-        plugin = plugin.replace(old, str(new))
+    plugin = replaced(plugin, {"/run/smtp-bot/auth": str(auth), "/run/smtp-bot/policy": str(policy)})
     (home / "plugins" / "smtp_bot.js").write_text(plugin)
     (home / "plugins" / "drop.js").write_text("exports.hook_queue_outbound = (next) => next(OK)\n")
     for name, content in {
@@ -343,6 +345,49 @@ def haraka(folder: Path, auth: Path, policy: Path) -> Iterator[int]:
         yield port
     finally:
         process.stop()
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    auth: int
+    """The port on the mail server that leads to authd's socket for log-ins."""
+    policy: int
+    outside: int
+    """The port that strangers reach on authd's machine."""
+
+
+@contextlib.contextmanager
+def tunnel(folder: Path, auth: Path, policy: Path) -> Iterator[Tunnel]:
+    """Both ends of `deploy/postfix/`'s stunnel between authd's sockets and a mail server."""
+    binary = executable("stunnel", package="stunnel (Debian: stunnel4)")
+    secrets = folder / "smtp-bot.psk"
+    secrets.write_text(f"mx1:{'5' * 64}\n")
+    secrets.chmod(0o600)
+    far, far_policy = free_port(), free_port()
+    made = Tunnel(free_port(), free_port(), far)
+    common = {"/etc/stunnel/smtp-bot.psk": str(secrets)}
+    ends = {
+        "stunnel-authd.conf": {
+            "0.0.0.0:7901": f"127.0.0.1:{far}",
+            "0.0.0.0:7902": f"127.0.0.1:{far_policy}",
+            "/run/smtp-bot/auth": str(auth),
+            "/run/smtp-bot/policy": str(policy),
+        },
+        "stunnel-mail-server.conf": {
+            "= 127.0.0.1:7901": f"= 127.0.0.1:{made.auth}",
+            "= 127.0.0.1:7902": f"= 127.0.0.1:{made.policy}",
+            "authd.example.com:7901": f"127.0.0.1:{far}",
+            "authd.example.com:7902": f"127.0.0.1:{far_policy}",
+        },
+    }
+    with contextlib.ExitStack() as stack:
+        for name, changes in ends.items():
+            given = replaced((DEPLOY / "postfix" / name).read_text(), changes | common)
+            (folder / name).write_text(f"foreground = yes\npid =\n{given}")
+            process = Process([binary, str(folder / name)], folder / f"{name}.log")
+            stack.callback(process.stop)
+            process.wait_for(far if name == "stunnel-authd.conf" else made.auth)
+        yield made
 
 
 class _Proxied(smtplib.SMTP):
