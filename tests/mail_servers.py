@@ -30,6 +30,8 @@ STRICT = {
     "smtpd_data_restrictions": "reject_unauth_pipelining, check_sender_access static:{REJECT at DATA}",
     "smtpd_end_of_data_restrictions": "check_sender_access static:{REJECT at the end of data}",
     "smtpd_reject_unlisted_sender": "yes",
+    "virtual_mailbox_domains": "example.com",
+    "virtual_mailbox_maps": "inline:{boss@example.com=boss}",
     "smtpd_sasl_security_options": "noanonymous, noplaintext",
     "smtpd_sasl_exceptions_networks": "127.0.0.0/8",
     "strict_rfc821_envelopes": "yes",
@@ -421,6 +423,7 @@ class Session:
             self.smtp = _Proxied(port, proxied_for) if proxied_for else smtplib.SMTP("127.0.0.1", port, "printer", timeout=20)
             self.smtp.starttls(context=context)
         self.smtp.ehlo()
+        assert self.smtp.has_extn("auth"), "it offers no log-in"
 
     def log_in(self, username: str, password: str, mechanism: str = "PLAIN") -> int:
         """SMTP's reply code: 235 yes, 535 no, 454 later; 421 when the server hung up."""

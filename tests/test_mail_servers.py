@@ -165,7 +165,8 @@ async def test_sender_domains_by_sql(by_sql: tuple[str, Path, Stage]) -> None:
         changes = {"/var/lib/smtp-bot/smtp-bot.db": url.removeprefix("sqlite:///")}
     (folder / "senders.cf").write_text(mail_servers.replaced(given, changes))
     for part in folder.glob("bot.db*"):
-        part.chmod(0o666)  # Postfix reads as user postfix, without further groups
+        shutil.chown(part, group="postfix")
+        part.chmod(0o660)
     checked = {"-o smtpd_sender_restrictions=": "-o smtpd_sender_restrictions=reject_authenticated_sender_login_mismatch"}
     main = {"smtpd_sender_login_maps": f"proxy:{'sqlite' if sqlite else 'pgsql'}:{folder}/senders.cf"}
     with (
