@@ -253,7 +253,7 @@ def dovecot(folder: Path, database_url: str, cache: str | None = None, version: 
     )
     (home / "conf.d" / "95-smtp-bot.conf").write_text(config.replace("/var/spool/postfix/private/auth", inside(path)))
     private = [f"base_dir = {inside(home)}/run", f"log_path = {inside(folder)}/dovecot.log", "ssl = no", "listen = 127.0.0.1"]
-    private += ["auth_failure_delay = 0"]
+    private += [f"auth_failure_delay = {'0' if version == '2.3' else '1s'}"]  # without any 2.4 knows no penalty either
     private += [f"auth_cache_size = {cache}"] if cache else []
     (home / "local.conf").write_text("\n".join(private) + "\n")
     command = ["chroot", str(root), "/usr/sbin/dovecot", "-F", "-c", inside(home / "dovecot.conf")]

@@ -76,13 +76,16 @@ async def test_dovecot_and_postfix_by_sql(by_sql: tuple[str, Path, Stage]) -> No
     username, password = await make(play)
     other, others = await make(play, "Other")
     with (
-        mail_servers.dovecot(folder, passdb_url(play), version=version) as socket,
-        mail_servers.postfix(folder, "submission-dovecot.cf", {}, socket) as postfix,
+        mail_servers.dovecot(folder, passdb_url(play), version=version) as auth,
+        mail_servers.postfix(folder, "submission-dovecot.cf", {}, auth) as postfix,
     ):
         port = postfix.submission
 
         async def code(password: str, username: str = username) -> int:
             return await asyncio.to_thread(log_in, port, username, password)
+
+        async def codes(*passwords: str) -> list[int]:
+            return await asyncio.gather(*(code(one) for one in passwords))
 
         for mechanism in ("PLAIN", "LOGIN"):
             assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
@@ -90,19 +93,18 @@ async def test_dovecot_and_postfix_by_sql(by_sql: tuple[str, Path, Stage]) -> No
         assert await asyncio.to_thread(log_in, port, f"{username.upper()}@Example.COM", password, send=True) == 235
         assert set(re.findall(r"sasl_username=(\S+)", postfix.log.read_text())) == {username}
         # Dovecot's penalty for an address doubles with each mistake; after the fourth Postfix would wait no longer, and say 454.
-        assert [await code(generate(username[-8:])) for _ in range(5)] == [535] * 5
+        assert [await code(generate(username[-8:])) for _ in range(4)] == [535] * 4
         assert await code(others, other) == 235
-        assert await asyncio.to_thread(ask, socket, "smtp", username, password) == b"OK"
-        assert await asyncio.to_thread(ask, socket, "imap", username, password) == b"FAIL"
+        assert await asyncio.to_thread(ask, auth, "smtp", username, password) == b"OK"
+        assert await asyncio.to_thread(ask, auth, "imap", username, password) == b"FAIL"
         old = password
         password = generate(username[-8:], Style.DEVICE)
         await rotate(play, username, password)
-        assert [await code(one) for one in (old, password)] == [235, 235]
-        assert await code(hyphened(password)) == 535
+        assert await codes(old, password, hyphened(password)) == [235, 235, 535]
         await overlap_ends(play, username)
-        assert [await code(one) for one in (old, password)] == [535, 235]
+        assert await codes(old, password) == [535, 235]
         await delete(play)
-        assert [await code(one) for one in (old, password)] == [535, 535]
+        assert await codes(old, password) == [535, 535]
         assert await code(others, other) == 235
 
 
@@ -255,6 +257,14 @@ async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
             for session in sessions:
                 with pytest.raises(smtplib.SMTPServerDisconnected):
                     await asyncio.to_thread(session.smtp.noop)
+
+
+@pytest.mark.parametrize("file", ["submission-authd.cf", "submission-dovecot.cf"])
+def test_both_services_of_a_file_have_the_same_options(file: str) -> None:
+    first, second = (DEPLOY / "postfix" / file).read_text().split("\nsubmissions inet")
+    options = [{line for line in part.splitlines() if line.startswith("  -o ")} for part in (first, second)]
+    assert options[1] - options[0] == {"  -o syslog_name=postfix/submissions", "  -o smtpd_tls_wrappermode=yes"}
+    assert options[0] - options[1] == {"  -o syslog_name=postfix/submission"}
 
 
 @pytest.mark.parametrize("play", ["sqlite-socket"], indirect=True)
