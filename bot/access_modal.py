@@ -6,15 +6,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
-from aiohttp import ClientError
 from slack_bolt.app.async_app import AsyncApp
-from slack_sdk.errors import SlackApiError
 
 from bot import blocks, texts
 from bot.blocks import DIVIDER, OPTIONS_MAX, Block, bold, button, field, foot, line, modal, mrkdwn, option, principal_mrkdwn
 from bot.codec import OnGrant, OnWorkspace
-from bot.door import Answer, Door, Request, describe, errors, update
+from bot.door import Answer, Door, Request, errors, update
+from bot.slack import Ok
 from storage import grants, workspaces
 from storage.access import Action, Role
 from storage.audit import What
@@ -31,8 +29,6 @@ CAN = {
     Role.ADMIN: "everything, also roles and channels",
 }
 
-log = structlog.get_logger(__name__)
-
 
 def register(app: AsyncApp, door: Door) -> None:
     app.view(ACCESS)(door.submission(submit))
@@ -42,8 +38,7 @@ def register(app: AsyncApp, door: Door) -> None:
 async def open_modal(request: Request) -> None:
     """`/smtp access`. Raises ChannelNotMapped, NotAllowed and what else stands in the way."""
     services = request.services
-    async with services.db.read() as session:
-        workspace = await workspaces.of_channel(session, services.team, request.in_channel())
+    workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
     actor, _ = await request.allow(Action.ADMINISTER, workspace, What.GRANT)
     await request.open(await _view(request, workspace, actor.owner))
 
@@ -56,13 +51,12 @@ async def submit(request: Request) -> Answer:
     chosen = [one for one in (given.get("person"), given.get("group")) if one]
     if len(chosen) != 1:
         return Answer(errors(person="Choose one person or one user group."))
-    async with services.db.read() as session:
-        workspace = await workspaces.by_id(session, token.workspace)
+    workspace = await services.db.read(workspaces.by_id, token.workspace)
     everywhere = "everywhere" in (given.get("everywhere") or [])
     actor = await request.actor(workspace)
     try:
         where = None if everywhere else workspace.id
-        await grants.grant(services.db, request.origin(actor), services.team, chosen[0], Role(given["role"]), where)
+        await services.db.change(grants.grant, request.origin(actor), services.team, chosen[0], Role(given["role"]), where)
     except NotAllowed as refusal:
         return Answer(errors(person=blocks.flat(texts.sentence(refusal, services.command))))
     return Answer(update(await _view(request, workspace, actor.owner)))
@@ -72,28 +66,23 @@ async def remove(request: Request) -> None:
     services = request.services
     grant_id = OnGrant.decode(request.value).grant
     token = OnWorkspace.decode(request.metadata)
-    async with services.db.read() as session:
-        workspace = await workspaces.by_id(session, token.workspace)
+    workspace = await services.db.read(workspaces.by_id, token.workspace)
     actor = await request.actor(workspace)
-    await grants.remove(services.db, request.origin(actor), grant_id)
-    view = await _view(request, workspace, actor.owner)
-    await services.client.views_update(view_id=(request.view or {})["id"], view=view)
+    await services.db.change(grants.remove, request.origin(actor), grant_id)
+    await services.slack.update_view((request.view or {})["id"], await _view(request, workspace, actor.owner))
 
 
 async def _view(request: Request, workspace: Workspace, owner: bool) -> dict[str, Any]:
-    async with request.services.db.read() as session:
-        held = await grants.of_workspace(session, request.services.team, workspace)
+    held = await request.services.db.read(grants.of_workspace, request.services.team, workspace)
     return access_view(workspace, held, await _user_groups(request), owner, request.channel)
 
 
 async def _user_groups(request: Request) -> list[tuple[str, str]]:
     """(id, handle) of the Slack team's user groups; none where the plan has none or Slack does not answer."""
-    try:
-        answer = await request.services.client.usergroups_list()
-    except (SlackApiError, ClientError, TimeoutError) as error:
-        log.info("user groups not listed", error=describe(error))
-        return []
-    return [(group["id"], f"@{group['handle']}") for group in answer["usergroups"]][:OPTIONS_MAX]
+    match await request.services.slack.groups():
+        case Ok(groups):
+            return [(group.id, f"@{group.handle}") for group in groups][:OPTIONS_MAX]
+    return []
 
 
 def access_view(

@@ -1,5 +1,6 @@
 """The audit log of a workspace, read by its admins: `/smtp audit [username or person]`, with a button for older rows."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from bot import texts
 from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, principal, when
 from bot.codec import InAudit
 from bot.door import Door, Request
-from storage import audit, credentials, workspaces
+from storage import audit, listing, workspaces
 from storage.access import Action
 from storage.audit import What
 from storage.models import AuditEvent, Workspace
@@ -33,19 +34,16 @@ async def turn(request: Request) -> None:
 
 
 async def show(request: Request, target: str, before: int | None, replace: bool = False) -> None:
-    async with request.services.db.read() as session:
-        workspace = await workspaces.of_channel(session, request.services.team, request.in_channel())
+    db = request.services.db
+    workspace = await db.read(workspaces.of_channel, request.services.team, request.in_channel())
     await request.allow(Action.ADMINISTER, workspace, What.OPEN)
     person = MENTION.fullmatch(target)
-    async with request.services.db.read() as session:
-        about = (person.group(1) or person.group(2)) if person else target or None
-        if about and not person and not about.startswith("smtp-"):
-            try:
-                found = await credentials.find(session, workspace, about)
-                about = found[0].username
-            except (NoSuchCredential, AlreadyDeleted):
-                pass  # a channel, a slug or a deleted credential's id may still stand in the log
-        events = await audit.latest(session, workspace, about[:64] if about else None, before)
+    about = (person.group(1) or person.group(2)) if person else target or None
+    if about and not person and not about.startswith("smtp-"):
+        # A channel, a slug or a deleted credential's id may stand in the log too.
+        with contextlib.suppress(NoSuchCredential, AlreadyDeleted):
+            about = (await db.read(listing.find, workspace, about))[0].username
+    events = await db.read(audit.latest, workspace, about[:64] if about else None, before)
     await request.show(draw(workspace, events, about), "The audit log is ready.", replace)
 
 

@@ -98,6 +98,47 @@ def flat(pieces: Iterable[Piece]) -> str:
     return "".join(piece if isinstance(piece, str) else str(piece.get("text") or piece.get("fallback") or "") for piece in pieces)
 
 
+def flat_blocks(rows: Iterable[Block]) -> str:
+    """What blocks say, in plain words, escaped as a message's top-level text must be: mentions and channels stay mentions."""
+    return "\n".join(filter(None, (_flat(row).strip() for row in rows)))
+
+
+def escaped(text: str) -> str:
+    """https://docs.slack.dev/messaging/formatting-message-text#escaping"""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _flat(node: Any) -> str:
+    if isinstance(node, list):
+        return "".join(_flat(one) for one in node)
+    if not isinstance(node, dict):
+        return ""
+    match node.get("type"):
+        case "text" | "plain_text":
+            return escaped(node["text"])
+        case "mrkdwn":
+            return str(node["text"])
+        case "user":
+            return f"<@{node['user_id']}>"
+        case "usergroup":
+            return f"<!subteam^{node['usergroup_id']}>"
+        case "channel":
+            return f"<#{node['channel_id']}>"
+        case "link":
+            return f"<{node['url']}|{escaped(node.get('text') or node['url'])}>"
+        case "date":
+            return f"<!date^{node['timestamp']}^{node['format']}|{node['fallback']}>"
+        case "rich_text" | "rich_text_section" | "rich_text_preformatted":
+            return _flat(node["elements"])
+        case "section":
+            return " ".join(_flat(one) for one in [node.get("text"), *node.get("fields", [])] if one)
+        case "header":
+            return _flat(node["text"])
+        case "context":
+            return " ".join(_flat(one) for one in node["elements"])
+    return ""
+
+
 def plain(text: str) -> dict[str, Any]:
     return {"type": "plain_text", "text": text, "emoji": False}
 
@@ -172,7 +213,7 @@ def _value(state: dict[str, Any]) -> Any:
     match state.get("type"):
         case "plain_text_input":
             return state.get("value")
-        case "static_select":
+        case "static_select" | "radio_buttons":
             return (state.get("selected_option") or {}).get("value")
         case "checkboxes":
             return [chosen["value"] for chosen in state.get("selected_options", [])]

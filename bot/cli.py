@@ -15,14 +15,14 @@ import typer
 from bot import log
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
-from bot.texts import sentence
-from storage import audit, credentials, grants, workspaces
+from bot.texts import TROUBLES, sentence
+from storage import audit, credentials, grants, listing, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.credentials import Order
-from storage.database import Database
+from storage.database import Database, OutcomeUnknown, Unavailable
+from storage.listing import Order
 from storage.models import AuditEvent, Credential, Workspace
-from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
+from storage.refusals import NoSuchCredential, Refusal
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 db_cli = typer.Typer(no_args_is_help=True, help="The database.")
@@ -53,11 +53,7 @@ class Shell:
         return self.team
 
     async def workspace(self, slug: str) -> Workspace:
-        async with self.db.read() as session:
-            found = await workspaces.by_slug(session, slug)
-        if found is None:
-            raise NoSuchWorkspace
-        return found
+        return await self.db.read(workspaces.named, slug)
 
 
 def fail(message: str) -> NoReturn:
@@ -83,8 +79,7 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         db = await open_database(read)
         try:
-            async with db.read() as session:
-                known = await workspaces.installation(session)
+            known = await db.read(workspaces.installation)
             await work(Shell(db, known.team_id if known else read.slack_team_id))
         finally:
             await db.close()
@@ -95,6 +90,10 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
         fail(str(error))
     except Refusal as refusal:
         fail(flat(sentence(refusal, read.bot_command)))
+    except Unavailable as error:
+        fail(TROUBLES[error.trouble])
+    except OutcomeUnknown:
+        fail("The database's answer was lost: it may have been done or not. Look before you try again: smtp-bot audit")
 
 
 @cli.command()
@@ -184,7 +183,7 @@ def workspace_add(slug: str, name: Annotated[str | None, typer.Argument()] = Non
     """Makes a mail workspace."""
 
     async def work(shell: Shell) -> None:
-        made = await workspaces.add(shell.db, shell.origin, slug, name)
+        made = await shell.db.change(workspaces.add, shell.origin, slug, name)
         typer.echo(f"Made the workspace {made.slug} ({made.name}).")
 
     with_store(work)
@@ -198,7 +197,7 @@ def channel_map(channel: str, slug: str) -> None:
 
     async def work(shell: Shell) -> None:
         workspace = await shell.workspace(slug)
-        await workspaces.map_channel(shell.db, shell.origin, shell.needs_team(), channel, workspace.id)
+        await shell.db.change(workspaces.map_channel, shell.origin, shell.needs_team(), channel, workspace.id)
         typer.echo(f"{channel} now manages {workspace.slug}.")
 
     with_store(work)
@@ -213,7 +212,7 @@ def grant(principal: str, role: Role, slug: Annotated[str | None, typer.Argument
     async def work(shell: Shell) -> None:
         workspace = await shell.workspace(slug) if slug else None
         where = workspace.id if workspace else None
-        await grants.grant(shell.db, shell.origin, shell.needs_team(), principal, role, where)
+        await shell.db.change(grants.grant, shell.origin, shell.needs_team(), principal, role, where)
         typer.echo(f"{principal} is {role.value} of {slug or 'all workspaces'}.")
 
     with_store(work)
@@ -224,17 +223,15 @@ def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_js
     """Lists the live credentials, oldest first."""
 
     async def work(shell: Shell) -> None:
-        async with shell.db.read() as session:
-            chosen = [await shell.workspace(slug)] if slug else await workspaces.all_of_them(session)
-            for workspace in chosen:
-                page = await credentials.page(session, workspace, Order.OLDEST, size=ROWS)
-                while True:
-                    for row in page.rows:
-                        typer.echo(json.dumps(_credential(row, workspace)) if as_json else _credential_line(row, workspace))
-                    if page.next is None:
-                        break
-                    session.expunge_all()
-                    page = await credentials.page(session, workspace, Order.OLDEST, place=page.next, size=ROWS)
+        chosen = [await shell.workspace(slug)] if slug else await shell.db.read(workspaces.all_of_them)
+        for workspace in chosen:
+            page = await shell.db.read(listing.page, workspace, Order.OLDEST, size=ROWS)
+            while True:
+                for row in page.rows:
+                    typer.echo(json.dumps(_credential(row, workspace)) if as_json else _credential_line(row, workspace))
+                if page.next is None:
+                    break
+                page = await shell.db.read(listing.page, workspace, Order.OLDEST, place=page.next, size=ROWS)
 
     with_store(work)
 
@@ -251,11 +248,10 @@ def revoke(
         failed = False
         for username in dict.fromkeys(usernames):
             try:
-                async with shell.db.read() as session:
-                    found = await credentials.by_username(session, username.strip().lower())
+                found = await shell.db.read(listing.by_username, username.strip().lower())
                 if found is None:
                     raise NoSuchCredential(username)
-                deleted, workspace = await credentials.delete(shell.db, shell.origin, found.id, reason)
+                deleted, workspace = await shell.db.change(credentials.delete, shell.origin, found.id, reason)
             except Refusal as refusal:
                 failed = True
                 said = "No credential has that username." if isinstance(refusal, NoSuchCredential) else flat(sentence(refusal, "/smtp"))
@@ -281,9 +277,8 @@ def audit_latest(
         return
 
     async def work(shell: Shell) -> None:
-        async with shell.db.read() as session:
-            for event in await audit.latest(session, None, about, limit=limit):
-                typer.echo(json.dumps(_event(event)) if as_json else _event_line(event))
+        for event in await shell.db.read(audit.latest, None, about, limit=limit):
+            typer.echo(json.dumps(_event(event)) if as_json else _event_line(event))
 
     with_store(work)
 
@@ -293,7 +288,7 @@ def audit_verify(as_json: Json = False) -> None:
     """Follows the chain of hashes and names the first row that is not what was written."""
 
     async def work(shell: Shell) -> None:
-        verdict = await audit.verify(shell.db)
+        verdict = await shell.db.read(audit.verify)
         if as_json:
             typer.echo(json.dumps({"rows": verdict.rows, "broken": verdict.broken}))
         elif verdict.broken is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storage.credentials import Order, Place
+from storage.listing import Order, Place
 from storage.passwords import CROCKFORD
 from storage.refusals import SurfaceOutdated
 

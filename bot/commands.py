@@ -15,13 +15,15 @@ from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, li
 from bot.codec import OnCredential
 from bot.create import CREATE
 from bot.delete import OPEN_DELETE
-from bot.door import Door, Handler, Request
+from bot.door import EVERYWHERE, Door, Handler, Request
 from bot.listing import SHOW
 from bot.services import Services
 from bot.setup import OPEN_SETUP
 from bot.target import Purpose, choose
 from storage import access, credentials, passwords, workspaces
-from storage.access import TABLE, Action, Right, Standing
+from storage.access import TABLE, Action, Actor, Right, Standing
+from storage.audit import What
+from storage.database import Transaction
 from storage.models import State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
@@ -53,10 +55,15 @@ def alone(handler: Handler) -> Run:
     return run
 
 
+WHOLE_WORDS: dict[str, Run] = {"suspend": revoke.open_whole, "resume": revoke.open_resume_all}
+
+
 def on_credential(word: str, purpose: Purpose) -> Run:
     """For the words that need a name or username."""
 
     async def run(request: Request, rest: str) -> None:
+        if rest.startswith(revoke.WHOLE_PREFIX) and word in WHOLE_WORDS:
+            return await WHOLE_WORDS[word](request, rest.removeprefix(revoke.WHOLE_PREFIX).strip())
         if rest:
             return await choose(request, rest, purpose)
         await request.say(["Which one? Type ", code(f"{request.services.command} {word} Website relay"), ", or choose it in the list."])
@@ -115,19 +122,22 @@ async def refuse_password(request: Request, text: str) -> None:
     more: list[Block] = []
     found = next((parsed.credential_id for parsed in passwords.find(text) if parsed.credential_id), None)
     if found:
-        try:
-            async with request.services.db.read() as session:
-                credential, workspace = await credentials.get(session, found)
-                actor = await request.actor(workspace)
-                held = await access.rights(session, actor, workspace)
-            if credential.state != State.DELETED and any(Action.DELETE in TABLE[right.role] for right in held):
-                value = OnCredential(credential=found, channel=request.channel).encode()
-                more.append(actions(button("Revoke it", OPEN_DELETE, value, style="danger")))
-        except NoSuchCredential:
-            pass
+        actor = await request.actor(EVERYWHERE)
+        if await request.services.db.read(_may_delete, actor, found):
+            value = OnCredential(credential=found, channel=request.channel).encode()
+            more.append(actions(button("Revoke it", OPEN_DELETE, value, style="danger")))
     if not more:
         says.append(" Ask an admin of its mail workspace to delete that credential.")
     await request.say(says, *more)
+
+
+def _may_delete(tx: Transaction, actor: Actor, credential_id: str) -> bool:
+    """Whether it is there and the person may delete it."""
+    try:
+        credential, workspace = credentials.get(tx, credential_id)
+    except NoSuchCredential:
+        return False
+    return credential.state != State.DELETED and Action.DELETE in access.allowed(access.rights(tx, actor, workspace))
 
 
 async def show_menu(request: Request, unknown: str | None = None) -> None:
@@ -136,16 +146,11 @@ async def show_menu(request: Request, unknown: str | None = None) -> None:
     workspace: Workspace | None = None
     problem: list[Piece] | None = None
     try:
-        async with services.db.read() as session:
-            workspace = await workspaces.of_channel(session, services.team, request.in_channel())
+        workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
     except (ChannelNotMapped, ChannelPaused) as refusal:
         problem = texts.sentence(refusal, services.command)
-    actor = await request.actor(workspace)
-    if actor.barred:
-        raise PersonBarred(actor.barred)
-    async with services.db.read() as session:
-        held = await access.rights(session, actor, workspace)
-        admins = await access.helpers(session, actor, workspace) if workspace else []
+    actor = await request.actor(workspace, member=True)
+    held, admins = await request.read(What.OPEN, actor, _standing, actor, workspace)
     rows: list[Block] = []
     if unknown is not None:
         close = difflib.get_close_matches(unknown.lower(), GRAMMAR, n=1, cutoff=0.5)
@@ -156,8 +161,15 @@ async def show_menu(request: Request, unknown: str | None = None) -> None:
     await request.show(rows)
 
 
+def _standing(tx: Transaction, actor: Actor, workspace: Workspace | None) -> tuple[list[Right], list[str]]:
+    """What the person has in the workspace, and who administers it. Raises PersonBarred."""
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    return access.rights(tx, actor, workspace), access.helpers(tx, actor.team, workspace) if workspace else []
+
+
 def menu(services: Services, workspace: Workspace | None, problem: list[Piece] | None, held: list[Right], admins: list[str]) -> list[Block]:
-    allowed = frozenset[Action]().union(*(TABLE[right.role] for right in held))
+    allowed = access.allowed(held)
     buttons = []
     rows: list[Block] = []
     if workspace:

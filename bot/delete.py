@@ -8,7 +8,7 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import impact, notices
+from bot import impact
 from bot.blocks import Block, bold, code, line, modal
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
@@ -41,14 +41,11 @@ DELETING = Purpose(Action.DELETE, What.DELETE, open_modal, OPEN_DELETE, "Deleteâ
 
 
 async def submit(request: Request) -> Answer:
-    services = request.services
     reason = given_reason(request)
     credential_id, origin = await submitted(request)
-    credential, workspace = await credentials.delete(services.db, origin, credential_id, reason)
-    request.changed = workspace
+    credential, _ = await request.services.db.change(credentials.delete, origin, credential_id, reason)
 
     async def then() -> None:
-        await notices.deleted(services, [credential], workspace, reason)
         await impact.follow(request, credential, What.DELETE, lambda proof: deleted_view(credential, proof))
 
     return Answer(update(deleted_view(credential)), then)

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable
 
-from aiohttp import ClientError
-from slack_sdk.errors import SlackApiError
-from slack_sdk.web.async_client import AsyncWebClient
-
-from bot.door import describe
-from bot.run import API_TIMEOUT
 from bot.settings import Settings, SettingsError, load
+from bot.slack import Away, Ok, Refused, Slack
 from storage import audit, workspaces
 from storage.database import Database, Schema
 
 SCOPES = ("commands", "chat:write", "users:read", "channels:read", "groups:read", "usergroups:read")
 LEAK_WATCH_SCOPES = ("channels:history", "groups:history")
+VERIFIED = 10_000  # audit rows, the last ones
 REINSTALL = "Paste manifest.yml again under App Manifest, then reinstall the app."
 
 
@@ -58,36 +54,37 @@ async def examine(echo: Callable[[str], None]) -> bool:
 
 
 async def _slack(settings: Settings, report: Report) -> None:
-    client = AsyncWebClient(base_url=settings.slack_api_url, timeout=API_TIMEOUT)
-    token = settings.slack_bot_token.get_secret_value()
-    if token:
-        try:
-            answer = await client.auth_test(token=token)
-        except SlackApiError as error:
-            report.bad(f"SLACK_BOT_TOKEN: Slack answered {error.response['error']}. Copy it again from OAuth & Permissions.")
-        except (ClientError, TimeoutError, OSError) as error:
-            report.bad(f"SLACK_API_URL: Slack does not answer ({describe(error)}). Check the network and the proxy.")
-        else:
-            report.good(f"SLACK_BOT_TOKEN belongs to the Slack team {answer['team']} ({answer['team_id']})")
-            given = str(answer.headers.get("x-oauth-scopes") or "").replace(" ", "").split(",")
+    slack = Slack(settings.slack_bot_token.get_secret_value(), settings.slack_api_url)
+    try:
+        if settings.slack_bot_token.get_secret_value():
+            await _bot_token(settings, slack, report)
+        app_token = settings.slack_app_token.get_secret_value()
+        if settings.mode == "socket" and app_token:
+            match await slack.open_socket(app_token):
+                case Ok():
+                    report.good("SLACK_APP_TOKEN opens a Socket Mode connection")
+                case Refused(word):
+                    report.bad(f"SLACK_APP_TOKEN: Slack answered {word}. Make one with connections:write under Basic Information.")
+                case Away(why, _):
+                    report.bad(f"SLACK_API_URL: Slack does not answer ({why}).")
+    finally:
+        await slack.close()
+
+
+async def _bot_token(settings: Settings, slack: Slack, report: Report) -> None:
+    match await slack.auth_test():
+        case Ok(me):
+            report.good(f"SLACK_BOT_TOKEN belongs to the Slack team {me.team} ({me.team_id})")
             wanted = SCOPES + (LEAK_WATCH_SCOPES if settings.bot_leak_watch else ())
-            missing = [scope for scope in wanted if scope not in given]
+            missing = [scope for scope in wanted if scope not in me.scopes]
             if missing:
                 report.bad(f"The app lacks the scopes {', '.join(missing)}. {REINSTALL}")
             else:
                 report.good("the app has every scope it needs")
-    app_token = settings.slack_app_token.get_secret_value()
-    if settings.mode == "socket" and app_token:
-        try:
-            await client.apps_connections_open(app_token=app_token)
-        except SlackApiError as error:
-            report.bad(
-                f"SLACK_APP_TOKEN: Slack answered {error.response['error']}. Make one with connections:write under Basic Information."
-            )
-        except (ClientError, TimeoutError, OSError) as error:
-            report.bad(f"SLACK_API_URL: Slack does not answer ({describe(error)}).")
-        else:
-            report.good("SLACK_APP_TOKEN opens a Socket Mode connection")
+        case Refused(word):
+            report.bad(f"SLACK_BOT_TOKEN: Slack answered {word}. Copy it again from OAuth & Permissions.")
+        case Away(why, _):
+            report.bad(f"SLACK_API_URL: Slack does not answer ({why}). Check the network and the proxy.")
 
 
 async def _database(settings: Settings, report: Report) -> None:
@@ -113,14 +110,12 @@ async def _database(settings: Settings, report: Report) -> None:
 
 
 async def _store(db: Database, report: Report) -> None:
-    verdict = await audit.verify(db)
+    verdict = await db.read(audit.verify, None, VERIFIED)
     if verdict.broken is None:
-        report.good(f"the audit log's {verdict.rows} rows are unbroken")
+        report.good(f"the audit log's last {verdict.rows} rows are unbroken")
     else:
         report.bad(
             f"row {verdict.broken} of the audit log is not what was written. Keep a copy of the database and find out who changed it."
         )
-    async with db.read() as session:
-        count = len(await workspaces.all_of_them(session))
-    if not count:
+    if not await db.read(workspaces.all_of_them):
         report.note("There is no mail workspace yet. In Slack: /smtp setup. Here: smtp-bot workspace add SLUG NAME")

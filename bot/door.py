@@ -6,31 +6,37 @@ https://docs.slack.dev/interactivity/handling-user-interaction
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import structlog
-from aiohttp import ClientError
 from prometheus_client import Counter, Histogram
 from slack_bolt.context.ack.async_ack import AsyncAck
-from slack_sdk.errors import SlackApiError
 
 from bot import texts
 from bot.blocks import Block, Piece, foot, line, modal
 from bot.codec import FromHome, InHome
+from bot.people import Presence
 from bot.services import Services, acknowledgement_sent, first_delivery, new_reference
-from bot.texts import TriggerExpired
-from storage import access, audit
+from bot.slack import Away, Ok, Refused, View
+from bot.texts import SlackAway, TriggerExpired
+from storage import access, audit, errands
 from storage.access import Action, Actor, Right
 from storage.audit import Origin, Surface, What
+from storage.database import OutcomeUnknown, Transaction, Unavailable, time_limit
+from storage.errands import Kind
 from storage.models import Workspace
 from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated
 
-HANDLE_TIMEOUT = 60.0  # seconds for all that follows an acknowledgement
-SUBMIT_TIMEOUT = 2.5  # seconds, inside Slack's 3
 LATE_TRIGGER = ("expired_trigger_id", "trigger_expired", "exchanged_trigger_id", "trigger_exchanged", "invalid_trigger_id")
+
+EVERYWHERE: Literal["everywhere"] = "everywhere"
+Scope = Workspace | Literal["everywhere"] | None
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 handled = Counter("smtp_bot_requests_total", "Requests from Slack", ["surface", "outcome"])
@@ -82,9 +88,6 @@ class Request:
         self.trigger_id: str = body.get("trigger_id", "")
         self.response_url: str | None = body.get("response_url") or None
         self.text: str = body.get("text", "") if "command" in body else ""
-        self.changed: Workspace | None = None
-        """Set by whoever changed something in this workspace: the person's Home tab is drawn anew."""
-        self.refused = False
         if "command" in body:
             self.surface = Surface.COMMAND
         elif self.view_type == "home":
@@ -130,61 +133,90 @@ class Request:
         source = (self.view or {}).get("id") or (self.body.get("container") or {}).get("message_ts")
         return Origin(actor, self.surface, self.reference, self.channel, source)
 
-    async def actor(self, workspace: Workspace | None = None, everywhere: bool = False) -> Actor:
-        """The person, with the user groups that can matter in this workspace (or `everywhere`) looked up."""
+    async def actor(self, scope: Scope = None, member: bool = False) -> Actor:
+        """The person, with the user groups that can matter in the scope looked up.
+
+        Args:
+            scope: one workspace, `EVERYWHERE`, or None for what is given in all workspaces.
+            member: whether it matters that they are in the channel. A typed command shows that; for a press, Slack is asked.
+
+        Raises:
+            RoleUnknown.
+        """
         services = self.services
-        nobody = Actor(self.user, services.team)
-        async with services.db.read() as session:
-            scope = None if everywhere else [workspace.id] if workspace else []
-            groups = await access.deciding_groups(session, nobody, scope)
-        return await services.people.actor(self.user, self.user_team, self.channel, groups)
+        workspaces = None if scope is EVERYWHERE else [scope.id] if isinstance(scope, Workspace) else []
+        asked = await services.db.read(access.to_ask, self.user, services.team, workspaces)
+        channel = self.channel if self.surface is Surface.COMMAND else None
+        if member and channel is None and self.channel:
+            match await services.people.in_channel(self.user, self.channel):
+                case Presence.PRESENT:
+                    channel = self.channel
+                case Presence.UNKNOWN:
+                    raise RoleUnknown
+        return await services.people.actor(self.user, self.user_team, channel, asked.groups, asked.changed)
+
+    async def read(
+        self, what: What, actor: Actor, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What a storage function reads for this person before a surface opens. A denial is written down, then raised."""
+        try:
+            return await self.services.db.read(function, *args, **kwargs)
+        except (NotAllowed, PersonBarred, RoleUnknown) as refusal:
+            await self.services.db.change(audit.record_refusal, what, self.origin(actor), refusal)
+            raise
 
     async def allow(self, action: Action, workspace: Workspace | None, what: What) -> tuple[Actor, Right]:
         """Whether the person may do this, asked before a surface opens. A denial is written down, then raised."""
-        actor = await self.actor(workspace)
-        try:
-            async with self.services.db.read() as session:
-                return actor, await access.may(session, actor, action, workspace)
-        except (NotAllowed, PersonBarred, RoleUnknown) as refusal:
-            await audit.record_refusal(self.services.db, what, self.origin(actor), refusal, workspace)
-            raise
+        actor = await self.actor(workspace, member=action is Action.LIST)
+        return actor, await self.read(what, actor, access.may, actor, action, workspace)
 
-    async def open(self, view: dict[str, Any]) -> dict[str, Any]:
-        """Opens the modal; over the open one when the person is in one. Returns the view as Slack made it. Raises TriggerExpired."""
-        client = self.services.client
-        opening = client.views_push if self.view_type == "modal" else client.views_open
+    async def open(self, view: dict[str, Any]) -> View:
+        """Opens the modal; over the open one when the person is in one. Raises TriggerExpired, SlackAway."""
         if self.home:
             view = view | {"private_metadata": FromHome(home=self.home, inside=view.get("private_metadata", "")).encode()}
-        try:
-            opened = await opening(trigger_id=self.trigger_id, view=view)
-        except SlackApiError as error:
-            if error.response["error"] in LATE_TRIGGER:
-                raise TriggerExpired from None
-            raise
-        made: dict[str, Any] = opened["view"]
-        return made
+        match await self.services.slack.open_view(self.trigger_id, view, over=self.view_type == "modal"):
+            case Ok(opened):
+                return opened
+            case Refused(word) if word in LATE_TRIGGER:
+                raise TriggerExpired
+            case Refused(word, details):
+                raise SlackAway(" ".join([word, *details]))
+            case Away(why, _):
+                raise SlackAway(why)
 
-    async def show(self, blocks: list[Block], summary: str = texts.SUMMARY, replace: bool = False) -> None:
-        """Shows blocks to this person alone: in answer to what they did, or in the channel when Slack gave no way to answer."""
-        if self.response_url:
-            body = {"text": summary, "blocks": blocks, "response_type": "ephemeral", "replace_original": replace}
-            if await self.services.respond(self.response_url, body):
-                return
-        if self.channel:
-            await self.services.client.chat_postEphemeral(channel=self.channel, user=self.user, text=summary, blocks=blocks)
+    async def respond(self, body: Mapping[str, Any]) -> bool:
+        """Posts to the response_url of what was typed or pressed; whether Slack took it."""
+        if not self.response_url:
+            return False
+        given = {"response_type": "ephemeral", "replace_original": False, **body}
+        return isinstance(await self.services.slack.respond(self.response_url, given), Ok)
 
-    async def say(self, pieces: Sequence[Piece], *more: Block) -> None:
-        """One sentence to this person alone: in the modal they are in, or as a message."""
+    async def show(self, blocks: list[Block], summary: str = texts.SUMMARY, replace: bool = False) -> bool:
+        """Shows blocks to this person alone: in answer to what they did, in the channel, or in a direct message. Whether one was taken."""
+        message = {"text": summary, "blocks": blocks}
+        if await self.respond(message | {"replace_original": replace}):
+            return True
+        slack = self.services.slack
+        if self.channel and isinstance(await slack.post_ephemeral(self.channel, self.user, message), Ok):
+            return True
+        return isinstance(await slack.post_message(self.user, message), Ok)
+
+    async def say(self, pieces: Sequence[Piece], *more: Block) -> bool:
+        """One sentence to this person alone: in the modal they are in, or as a message. Whether it was taken."""
         blocks = [line(*pieces), *more]
         if self.view and self.view_type == "modal":
-            await self.services.client.views_update(view_id=self.view["id"], view=notice(blocks))
+            if isinstance(await self.services.slack.update_view(self.view["id"], notice(blocks)), Ok):
+                return True
         elif self.view_type == "home":
-            try:
+            with contextlib.suppress(TriggerExpired, SlackAway):
                 await self.open(notice(blocks))
-            except (TriggerExpired, SlackApiError):
-                await self.services.client.chat_postMessage(channel=self.user, text=texts.SUMMARY, blocks=blocks)
-        else:
-            await self.show([*blocks, foot(texts.ONLY_YOU)])
+                return True
+        return await self.show([*blocks, foot(texts.ONLY_YOU)])
+
+    async def show_result(self, view: dict[str, Any]) -> bool:
+        """Shows in the submitted modal what came of it, over its acknowledgement; whether it is shown there."""
+        modal = self.view or {}
+        return await self.services.slack.show_result(modal["id"], view, modal.get("hash"))
 
 
 def notice(blocks: list[Block], title: str = "SMTP Credentials") -> dict[str, Any]:
@@ -199,8 +231,8 @@ SubmitHandler = Callable[[Request], Awaitable[Answer]]
 class Door:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.after_change: Callable[[Request, Workspace | None], Awaitable[None]] | None = None
-        """What is done after a request that set `changed`, or that was refused in Home, which then shows what is no longer so."""
+        self.draw_home: Callable[[Request], Awaitable[None]] | None = None
+        """Draws the Home tab anew after a request that came from it: it shows what was changed, and what is no longer so."""
 
     def event(self, handler: Handler) -> Callable[..., Awaitable[None]]:
         """A Bolt listener for an event that a person caused, with a view or without."""
@@ -224,68 +256,95 @@ class Door:
         """A Bolt listener for a modal's submission."""
 
         async def submit(ack: AsyncAck, body: dict[str, Any]) -> None:
-            if not await first_delivery():
+            request = Request(self._services, body)
+            answer: Answer | None = None
+
+            async def handle() -> None:
+                nonlocal answer
+                if await first_delivery():
+                    answer = await handler(request)
+
+            async def tell(pieces: Sequence[Piece]) -> None:
+                nonlocal answer
+                answer = Answer(update(notice([line(*pieces)])))
+
+            try:
+                await self._try(request, handle, tell, self._services.limits.submission)
+            except InputInvalid as invalid:
+                answer = Answer(errors(**{invalid.block: invalid.said}))
+            if answer is None:
                 await ack()
                 return
-            request = Request(self._services, body)
-            started = time.monotonic()
-            outcome = "done"
-            try:
-                async with asyncio.timeout(SUBMIT_TIMEOUT):
-                    answer = await handler(request)
-            except InputInvalid as invalid:
-                outcome = "refused"
-                answer = Answer(errors(**{invalid.block: invalid.said}))
-            except Refusal as refusal:
-                outcome = "refused"
-                request.refused = True
-                answer = Answer(update(notice([line(*texts.sentence(refusal, self._services.command))])))
-            except Exception as error:
-                outcome = "failed"
-                _log_failure(error, request)
-                answer = Answer(update(notice([line(*texts.unexpected(request.reference))])))
-            handled.labels(request.surface, outcome).inc()
-            took.labels(request.surface).observe(time.monotonic() - started)
             await ack(answer.ack)
-            self._services.work.begin(self._refresh(request))
-            if answer.then is not None:
-                self._services.work.begin(self._afterwards(answer.then, request))
+            self._services.work.begin(self._afterwards(answer.then, request))
 
         return submit
 
-    async def _afterwards(self, then: Callable[[], Awaitable[None]], request: Request) -> None:
-        await acknowledgement_sent()
-        await self._handle(lambda _request: then(), request)
+    async def _afterwards(self, then: Callable[[], Awaitable[None]] | None, request: Request) -> None:
+        if then is not None:
+            await acknowledgement_sent()
+            await self._handle(lambda _request: then(), request)
+        elif request.home is not None:
+            await self._draw_home(request)
 
     async def _handle(self, handler: Handler, request: Request) -> None:
+        async def tell(pieces: Sequence[Piece]) -> None:
+            if not await request.say(pieces):
+                log.error("could not tell the person", reference=request.reference)
+
+        refused = await self._try(request, lambda: handler(request), tell, self._services.limits.work)
+        if request.home is not None and (refused or request.view_type == "modal"):
+            await self._draw_home(request)
+
+    async def _try(
+        self,
+        request: Request,
+        handle: Callable[[], Awaitable[None]],
+        tell: Callable[[Sequence[Piece]], Awaitable[None]],
+        limit: float,
+    ) -> bool:
+        """Does it within the limit, and tells the person whatever is in the way; whether something was."""
         started = time.monotonic()
         outcome = "done"
         try:
-            try:
-                async with asyncio.timeout(HANDLE_TIMEOUT):
-                    await handler(request)
-            except Refusal as refusal:
-                outcome = "refused"
-                request.refused = True
-                await request.say(texts.sentence(refusal, self._services.command))
-            except Exception as error:
-                outcome = "failed"
-                _log_failure(error, request)
-                await request.say(texts.unexpected(request.reference))
-        except (SlackApiError, ClientError, TimeoutError) as error:
-            log.error("could not tell the person", error=describe(error), reference=request.reference)
+            async with time_limit(limit):
+                await handle()
+        except Refusal as refusal:
+            outcome = "refused"
+            await tell(texts.sentence(refusal, self._services.command))
+        except InputInvalid:
+            outcome = "refused"
+            raise
+        except Exception as error:
+            outcome = "failed"
+            _log_failure(error, request)
+            await tell(texts.failure(error, request.reference))
+            if isinstance(error, OutcomeUnknown):
+                self._services.work.begin(self._look_later(request))
         finally:
             handled.labels(request.surface, outcome).inc()
             took.labels(request.surface).observe(time.monotonic() - started)
-        await self._refresh(request)
+        return outcome != "done"
 
-    async def _refresh(self, request: Request) -> None:
-        outdated = request.refused and request.home is not None
-        changed, request.changed, request.refused = request.changed, None, False
-        if self.after_change is None or (changed is None and not outdated):
+    async def _look_later(self, request: Request) -> None:
+        """Owes the person what became of it, as soon as the database takes that down."""
+
+        def owe(tx: Transaction) -> None:
+            errands.add(tx, Kind.OUTCOME, person=request.user, channel_id=request.channel, ids=(request.reference,))
+
+        for wait in self._services.limits.looked_up_after:
+            await asyncio.sleep(wait)
+            with contextlib.suppress(Unavailable):
+                await self._services.db.note(owe)
+                self._services.db.owed()
+                return
+        log.error("could not tell what became of a request", reference=request.reference)
+
+    async def _draw_home(self, request: Request) -> None:
+        if self.draw_home is None:
             return
         try:
-            await self.after_change(request, changed)
+            await self.draw_home(request)
         except Exception as error:
             log.info("Home tab not drawn anew", error=describe(error), reference=request.reference)
 
@@ -301,10 +360,9 @@ def _log_failure(error: Exception, request: Request) -> None:
 
 
 def describe(error: Exception) -> str:
-    """The failure without what it was about: Slack's error word, or the exception's type. Messages may quote what people typed."""
-    if isinstance(error, SlackApiError):
-        messages = (error.response.get("response_metadata") or {}).get("messages")
-        return " ".join([str(error.response["error"]), *map(str, messages or [])])
+    """The failure without what it was about: its word where it has one, or its type. Messages may quote what people typed."""
+    if isinstance(error, SlackAway | Unavailable):
+        return f"{type(error).__name__} {error}"
     return type(error).__name__
 
 

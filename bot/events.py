@@ -11,7 +11,7 @@ from slack_bolt.app.async_app import AsyncApp
 
 from bot.door import describe
 from bot.services import Services, new_reference
-from storage import workspaces
+from storage import seen, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 
@@ -22,27 +22,30 @@ GROUPS = ("subteam_created", "subteam_updated", "subteam_members_changed")
 
 def register(app: AsyncApp, services: Services) -> None:
     async def gone(event: dict[str, Any]) -> None:
-        await workspaces.channel_gone(services.db, by_slack(event), services.team, event["channel"])
+        await services.db.change(workspaces.channel_gone, by_slack(event), services.team, event["channel"])
 
     async def shared(event: dict[str, Any]) -> None:
         still = event["type"] == "channel_shared" or bool(event.get("is_ext_shared"))
-        await workspaces.channel_shared(services.db, by_slack(event), services.team, event["channel"], still)
+        await services.db.change(workspaces.channel_shared, by_slack(event), services.team, event["channel"], still)
 
     async def renumbered(event: dict[str, Any]) -> None:
         old, new = event["old_channel_id"], event["new_channel_id"]
-        await workspaces.channel_renumbered(services.db, by_slack(event), services.team, old, new)
+        await services.db.change(workspaces.channel_renumbered, by_slack(event), services.team, old, new)
 
     async def person(event: dict[str, Any]) -> None:
-        services.people.forget_person(event["user"]["id"])
+        if services.people.lessens(event["user"]):
+            await services.db.note(seen.mark, event["user"]["id"])
 
-    async def groups(_event: dict[str, Any]) -> None:
-        services.people.forget_groups()
+    async def groups(event: dict[str, Any]) -> None:
+        # Its list of members may be incomplete, so they are asked for anew.
+        await services.db.note(seen.mark, event.get("subteam_id") or event["subteam"]["id"])
 
     def listener(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> Callable[..., Awaitable[None]]:
         """Bolt acknowledges an event by itself when its listener returns; the work comes after."""
 
-        async def begin(event: dict[str, Any]) -> None:
-            services.work.begin(_logged(handle, event))
+        async def begin(event: dict[str, Any], body: dict[str, Any]) -> None:
+            if body.get("team_id") in (None, services.team):
+                services.work.begin(_logged(handle, event))
 
         return begin
 

@@ -9,17 +9,16 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, notices, texts
+from bot import blocks, texts
 from bot.blocks import Block, Piece, bold, code, field, foot, line, modal, option, when
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, errors, notice, update
-from bot.services import Services
 from bot.target import allowed, pressed, submitted
 from storage import lifecycle
 from storage.access import Action
-from storage.audit import Origin, What
+from storage.audit import What
 from storage.models import Credential, State, Workspace
-from storage.refusals import ExpiryInvalid, ExpiryProblem, NotDue
+from storage.refusals import ExpiryInvalid, ExpiryProblem
 
 OPEN_EXTEND = "open_extend"
 EXTEND = "extend_credential"
@@ -46,21 +45,10 @@ async def submit(request: Request) -> Answer:
     credential_id, origin = await submitted(request)
     try:
         until = chosen(blocks.values(request.view or {}), services.db.clock())
-        credential, workspace = await lifecycle.change_expiry(services.db, origin, credential_id, until)
+        credential, _ = await services.db.change(lifecycle.change_expiry, origin, credential_id, until)
     except ExpiryInvalid as refusal:
         return Answer(errors(**{field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
-    request.changed = workspace
     return Answer(update(extended_view(credential)))
-
-
-async def sweep(services: Services, by_sweep: Origin) -> None:
-    """Reminds of what expires soon; of several replicas one."""
-    for one in await lifecycle.due_reminders(services.db):
-        try:
-            credential, workspace = await lifecycle.remind(services.db, by_sweep, one.id)
-        except NotDue:
-            continue
-        await notices.remind(services, credential, workspace, reminder(credential, workspace, services.db.clock(), services.command))
 
 
 def fields(initial: str | None = None) -> list[Block]:

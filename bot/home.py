@@ -1,15 +1,15 @@
 """The Home tab: the dashboard of the workspaces that a person may see by a role.
 
-Slack tells when it is opened; each press and each change that the person made draws it anew. The buttons, and the tab itself, carry which
+Slack tells when it is opened; each press, and each request that came from it, draws it anew. The buttons, and the tab itself, carry which
 workspace is shown and where in its list; all else is asked of the store each time.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
-from slack_sdk.errors import SlackApiError
 
 from bot import create, row, texts
 from bot.blocks import (
@@ -31,10 +31,14 @@ from bot.blocks import (
 )
 from bot.codec import WORDS_MAX, InHome, OnWorkspace
 from bot.commands import role_sentence
-from bot.door import Door, Request
-from storage import access, credentials, workspaces
-from storage.access import TABLE, Action, Right
-from storage.credentials import Order, Page
+from bot.door import EVERYWHERE, Door, Request
+from bot.new_password import usual_channel
+from bot.slack import Ok, Refused
+from storage import access, listing, workspaces
+from storage.access import TABLE, Action, Actor, Right
+from storage.audit import What
+from storage.database import Transaction
+from storage.listing import Order, Page
 from storage.models import Workspace
 from storage.names import looks_like_password
 from storage.refusals import PersonBarred, RoleUnknown
@@ -57,7 +61,7 @@ def register(app: AsyncApp, door: Door) -> None:
         app.action(action)(door.work(turn))
     app.action(SEARCH)(door.work(search))
     app.action(CREATE_HERE)(door.work(create_here))
-    door.after_change = refresh
+    door.draw_home = refresh
 
 
 async def opened(request: Request) -> None:
@@ -80,14 +84,14 @@ async def search(request: Request) -> None:
 
 
 async def create_here(request: Request) -> None:
-    async with request.services.db.read() as session:
-        workspace = await workspaces.by_id(session, OnWorkspace.decode(request.value).workspace)
-    await create.open_for(request, workspace, first_choice=await create.usual_channel(request, workspace))
+    workspace = await request.services.db.read(workspaces.by_id, OnWorkspace.decode(request.value).workspace)
+    await create.open_for(request, workspace, first_choice=await usual_channel(request, workspace.id))
 
 
-async def refresh(request: Request, changed: Workspace | None) -> None:
-    """After a change, wherever it was made; begun in Home, the tab stays where it was."""
-    await publish(request, await view_for(request, request.home or InHome(workspace=changed.id if changed else None)))
+async def refresh(request: Request) -> None:
+    """After a request that came from the tab, which stays where it was."""
+    if request.home is not None:
+        await publish(request, await view_for(request, request.home))
 
 
 async def show(request: Request, wanted: InHome, searched_password: bool = False) -> None:
@@ -96,52 +100,76 @@ async def show(request: Request, wanted: InHome, searched_password: bool = False
 
 async def publish(request: Request, view: dict[str, Any], drawn_from: str | None = None) -> None:
     """`drawn_from`: the hash of the tab that was pressed in. When it was drawn anew meanwhile, what the person pressed still counts."""
-    client = request.services.client
-    try:
-        await client.views_publish(user_id=request.user, view=view, **({"hash": drawn_from} if drawn_from else {}))
-    except SlackApiError as error:
-        if error.response["error"] != "hash_conflict":
-            raise
-        log.info("Home tab was drawn anew meanwhile", reference=request.reference)
-        await client.views_publish(user_id=request.user, view=view)
+    slack = request.services.slack
+    reply = await slack.publish_view(request.user, view, drawn_from)
+    if reply == Refused("hash_conflict"):
+        reply = await slack.publish_view(request.user, view)
+    if not isinstance(reply, Ok):
+        log.warning("Home tab not drawn", why=reply.word if isinstance(reply, Refused) else reply.why, reference=request.reference)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A workspace as the Home tab shows it."""
+
+    visible: list[Workspace]
+    workspace: Workspace
+    held: list[Right]
+    admins: list[str]
+    connected: bool
+    page: Page
+
+
+def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
+    """All that the tab shows; None for somebody who may see no workspace."""
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    visible = access.visible_workspaces(tx, actor, Action.LIST, WORKSPACES_SHOWN + 1)
+    workspace = next((one for one in visible if one.id == wanted.workspace), visible[0] if visible else None)
+    if workspace is None:
+        return None
+    place = wanted.place if workspace.id == wanted.workspace else None
+    words = wanted.words if workspace.id == wanted.workspace else ""
+    return Shown(
+        visible,
+        workspace,
+        access.rights(tx, actor, workspace),
+        access.helpers(tx, actor.team, workspace),
+        any(not one.paused for one in workspaces.channels_of(tx, workspace.id)),
+        listing.page(tx, workspace, wanted.order, words, place),
+    )
 
 
 async def view_for(request: Request, wanted: InHome, searched_password: bool = False) -> dict[str, Any]:
     """The tab for this person now. A workspace that they may not see, or no longer, is not shown."""
     services = request.services
     try:
-        actor = await request.actor(everywhere=True)
-        if actor.barred:
-            raise PersonBarred(actor.barred)
+        actor = await request.actor(EVERYWHERE)
+        shown = await request.read(What.OPEN, actor, look, actor, wanted)
     except (PersonBarred, RoleUnknown) as refusal:
         return home([line(*texts.sentence(refusal, services.command))], InHome())
-    async with services.db.read() as session:
-        visible = await access.visible_workspaces(session, actor, Action.LIST)
-        workspace = next((one for one in visible if one.id == wanted.workspace), visible[0] if visible else None)
-        if workspace is None:
-            return home([*no_workspace(services.command, actor.owner), *_unsure(bool(actor.unanswered))], InHome())
-        if workspace.id != wanted.workspace:
-            wanted = InHome(workspace=workspace.id)
-        held = await access.rights(session, actor, workspace)
-        admins = await access.helpers(session, actor, workspace)
-        connected = [one for one in await workspaces.channels_of(session, workspace) if not one.paused]
-        page = await credentials.page(session, workspace, wanted.order, wanted.words, wanted.place)
-    rows: list[Block] = [header("SMTP credentials"), top(visible, workspace, held[0], bool(connected))]
+    if shown is None:
+        return home([*no_workspace(services.command, actor.owner), *_unsure(bool(actor.unanswered))], InHome())
+    workspace, page = shown.workspace, shown.page
+    if workspace.id != wanted.workspace:
+        wanted = InHome(workspace=workspace.id)
+    right = shown.held[0]
+    rows: list[Block] = [header("SMTP credentials"), top(shown.visible, workspace, right, shown.connected)]
     if workspace.credential_count:
         rows.append(search_field(workspace, wanted.words, searched_password))
     if searched_password:
         rows.append(line("That looks like an SMTP password, so I didn't search for it. If it's real, treat it as leaked and delete it."))
     rows += _unsure(bool(actor.unanswered))
     if not page.total:
-        rows += nothing(workspace, wanted, held[0], admins)
+        rows += nothing(workspace, wanted, right, shown.admins)
     else:
-        allowed, unused_days = TABLE[held[0].role], services.settings.bot_unused_days
+        allowed, unused_days = TABLE[right.role], services.settings.bot_unused_days
         rows += [row.draw(one, allowed, None, services.db.clock(), unused_days) for one in page.rows]
         rows += bottom(page, wanted)
-    rows += [DIVIDER, line(*role_sentence(held, workspace, admins))]
-    if not connected:
+    rows += [DIVIDER, line(*role_sentence(shown.held, workspace, shown.admins))]
+    if not shown.connected:
         rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *_connect(services.command)))
-    if Action.CREATE in TABLE[held[0].role]:
+    if Action.CREATE in TABLE[right.role]:
         rows.append(line(texts.GONE_PASSWORD))
     return home(rows, wanted)
 

@@ -5,11 +5,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
-from slack_sdk.errors import SlackApiError
-
 from bot.blocks import Block, Piece, bold, code, foot, lines, principal, when
-from bot.door import Request, describe
+from bot.door import Request
 from storage import mail_servers
 from storage.audit import What
 from storage.mail_servers import Proof, Traffic
@@ -19,13 +16,11 @@ JUST_USED = timedelta(hours=1)
 FOLLOWED = 10.0  # seconds that a result waits for the mail servers
 INTERVAL = 0.5  # seconds
 
-log = structlog.get_logger(__name__)
-
 
 async def of(request: Request, credential: Credential, workspace: Workspace) -> Block:
     """The facts of one credential, with what will stop."""
     services = request.services
-    traffic = await mail_servers.traffic(services.db, [credential.id])
+    traffic = await services.db.read(mail_servers.traffic, [credential.id])
     return facts(credential, workspace, in_use(credential, traffic[credential.id], services.db.clock(), services.settings.bot_unused_days))
 
 
@@ -82,15 +77,12 @@ async def follow(request: Request, credential: Credential, what: What, view: Cal
     shown = ""
     deadline = asyncio.get_running_loop().time() + FOLLOWED
     while True:
-        proof = await mail_servers.proof(services.db, credential.username, what)
+        proof = await services.db.read(mail_servers.proof, credential.username, what)
         sentence = proof_sentence(proof)
         if sentence != shown:
             shown = sentence
-            try:
-                await services.client.views_update(view_id=(request.view or {})["id"], view=view(foot(sentence)))
-            except SlackApiError as error:
-                log.info("modal already closed", error=describe(error))
-                return
+            if not await request.show_result(view(foot(sentence))):
+                return  # the person closed it
         if not proof.waiting or asyncio.get_running_loop().time() > deadline:
             return
         await asyncio.sleep(INTERVAL)

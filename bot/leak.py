@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from aiohttp import ClientError
 from slack_bolt.app.async_app import AsyncApp
-from slack_sdk.errors import SlackApiError
 
-from bot import blocks, notices, revoke
+from bot import blocks, revoke
 from bot.blocks import Block, Piece, actions, bold, button, code, line, principal
 from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
 from bot.door import Door, Request, describe, notice
 from bot.services import Services, new_reference
-from storage import access, leaks, mail_servers, seen, workspaces
+from bot.slack import Ok
+from storage import access, leaks, seen, workspaces
 from storage.access import Action, Actor
 from storage.audit import Origin, Surface, What, record
-from storage.leaks import Found, Standing
+from storage.leaks import Standing
 from storage.models import Credential, Workspace
+from storage.typed import Typed, read
 
 SHORTCUT = "revoke_leaked"
 RESOLVED = 20  # passwords of one message that are looked up
@@ -38,12 +38,11 @@ def register(app: AsyncApp, door: Door, services: Services) -> None:
 async def used(request: Request) -> None:
     """Opens at once, because a trigger lives three seconds; then looks."""
     opened = await request.open(notice([line("Looking for SMTP usernames and passwords of ours…")], "Revoke leaked credential"))
-    request.view = opened
-    found = leaks.find("\n".join(strings(request.body.get("message") or {})))
-    services = request.services
+    request.view = {"id": opened.id, "hash": opened.hash, "type": "modal"}
+    found = read("\n".join(strings(request.body.get("message") or {})))
     usernames = list(found.usernames)
     dead = 0
-    for credential, standing in await resolved(services, found):
+    for credential, standing in await resolved(request.services, found):
         if standing is Standing.DEAD:
             dead += 1
         elif credential.username not in usernames:
@@ -59,9 +58,9 @@ async def used(request: Request) -> None:
         if targets.refused and not targets.found:
             await report(request, targets.refused)
             more = [line("You can't revoke credentials yourself, so I've told the people who can. You don't need to do anything else.")]
-        traffic = await mail_servers.traffic(services.db, [one.id for one, _ in targets.found])
-        view = revoke.revoke_modal(request, targets, traffic, leaked=True, more=more)
-    await services.client.views_update(view_id=opened["id"], view=view)
+        view = revoke.revoke_modal(request, targets, leaked=True, more=more)
+    if not isinstance(await request.services.slack.update_view(opened.id or "", view), Ok):
+        await request.show(view["blocks"])
 
 
 def strings(node: Any, depth: int = 0) -> Iterator[str]:
@@ -73,7 +72,7 @@ def strings(node: Any, depth: int = 0) -> Iterator[str]:
             yield from strings(part, depth + 1)
 
 
-async def resolved(services: Services, found: Found) -> list[tuple[Credential, Standing]]:
+async def resolved(services: Services, found: Typed) -> list[tuple[Credential, Standing]]:
     """The credentials of the passwords that were found."""
     known = [await leaks.resolve(services.db, services.hasher, parsed) for parsed in found.passwords[:RESOLVED]]
     return [one for one in known if one]
@@ -83,12 +82,10 @@ async def report(request: Request, refused: list[tuple[Credential, Workspace]]) 
     """Tells those who can revoke where the message is."""
     services = request.services
     where: list[Piece] = ["a message"]
-    try:
-        message = (request.body.get("message") or {}).get("ts", "")
-        link = await services.client.chat_getPermalink(channel=request.channel or "", message_ts=message)
-        where = [{"type": "link", "url": link["permalink"], "text": "this message"}]
-    except SlackApiError as error:
-        log.info("no permalink", error=describe(error))
+    ts = (request.body.get("message") or {}).get("ts", "")
+    match await services.slack.permalink(request.channel or "", ts):
+        case Ok(link):
+            where = [{"type": "link", "url": link, "text": "this message"}]
     for credential, workspace in refused:
         said: list[Piece] = [principal(request.user), " reported a leaked SMTP credential in ", *where, ": ", bold(credential.name)]
         await alarm(services, credential, workspace, [*said, " (", code(credential.username), ")."])
@@ -96,13 +93,15 @@ async def report(request: Request, refused: list[tuple[Credential, Workspace]]) 
 
 async def alarm(services: Services, credential: Credential, workspace: Workspace, said: list[Piece]) -> None:
     """A message with a button, to the workspace's channels, naming those who may press it."""
-    async with services.db.read() as session:
-        who = await access.principals(session, services.team, workspace, Action.DELETE)
+    who = await services.db.read(access.principals, services.team, workspace, Action.DELETE)
     value = OnCredential(credential=credential.id).encode()
     rows: list[Block] = [line(*said), actions(button("Revoke…", OPEN_DELETE, value, style="danger"))]
     if who:
         rows.insert(1, line("Can revoke it: ", *blocks.people(who)))
-    await notices.post(services, workspace, "A leaked SMTP credential was reported.", rows)
+    message = {"text": "A leaked SMTP credential was reported.", "blocks": rows}
+    for mapping in await services.db.read(workspaces.channels_of, workspace.id):
+        if not mapping.paused:
+            await services.slack.post_message(mapping.channel_id, message)
 
 
 def watch(services: Services) -> Any:
@@ -123,26 +122,25 @@ async def noticed(services: Services, event: dict[str, Any]) -> None:
     if not author or not channel or message.get("bot_id"):
         return
     try:
-        found = leaks.find("\n".join(strings(message)))
+        found = read("\n".join(strings(message)))
         for credential, standing in await resolved(services, found):
             if standing is Standing.DEAD:
                 continue
-            async with services.db.read() as session:
-                workspace = await workspaces.by_id(session, credential.workspace_id)
+            workspace = await services.db.read(workspaces.by_id, credential.workspace_id)
             # Slack repeats events, and reports a message again when it unfurls a link in it.
-            if not await seen.first_time(services.db, f"leak {credential.id} {channel} {message.get('ts')}"):
+            if not await services.db.note(seen.first_time, f"leak {credential.id} {channel} {message.get('ts')}"):
                 continue
             origin = Origin(Actor(author, services.team), Surface.EVENT, new_reference(), channel, message.get("ts"))
-            await record(services.db, What.LEAK, origin, workspace, credential)
+            await services.db.change(record, What.LEAK, origin, workspace, credential)
             said: list[Piece] = [
                 "Your message holds the password of the SMTP credential ",
                 bold(credential.name),
                 ". Delete the message. Those who can revoke it have been told.",
             ]
-            await notices.tell(services, author, channel, [line(*said)])
+            warning = {"text": blocks.flat(said), "blocks": [line(*said)]}
+            if not isinstance(await services.slack.post_ephemeral(channel, author, warning), Ok):
+                await services.slack.post_message(author, warning)
             told: list[Piece] = [principal(author), " posted the password of ", bold(credential.name), " (", code(credential.username)]
             await alarm(services, credential, workspace, [*told, ") in ", blocks.channel(channel), ". Treat it as leaked."])
-    except (SlackApiError, ClientError, TimeoutError) as error:
-        log.error("leak not reported", error=describe(error))
     except Exception as error:
-        log.error("leak watch failed", error=type(error).__name__)
+        log.error("leak watch failed", error=describe(error))

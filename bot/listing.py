@@ -3,6 +3,8 @@
 Every press asks the store anew; the button carries only how the list is sorted and where its page begins.
 """
 
+from dataclasses import dataclass
+
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import row, texts
@@ -21,10 +23,11 @@ from bot.blocks import (
 from bot.codec import WORDS_MAX, InList
 from bot.create import CREATE
 from bot.door import Door, Request
-from storage import access, credentials, workspaces
-from storage.access import TABLE, Action
+from storage import access, listing, workspaces
+from storage.access import TABLE, Action, Actor, Right
 from storage.audit import What
-from storage.credentials import Order, Page
+from storage.database import Transaction
+from storage.listing import Order, Page
 from storage.models import Workspace
 
 SHOW = "show_list"
@@ -57,17 +60,34 @@ async def turn(request: Request) -> None:
     await show(request, InList.decode(request.value), replace=True)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A workspace's list as a person sees it."""
+
+    workspace: Workspace
+    right: Right
+    page: Page
+    admins: list[str]
+    """Who can make the first credential."""
+
+
+def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Shown:
+    """All that the list shows. Raises NotAllowed, PersonBarred, RoleUnknown."""
+    workspace = workspaces.by_id(tx, workspace_id)
+    right = access.may(tx, actor, Action.LIST, workspace)
+    page = listing.page(tx, workspace, wanted.order, wanted.words, wanted.place)
+    return Shown(workspace, right, page, access.helpers(tx, actor.team, workspace) if not page.total else [])
+
+
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
-    async with request.services.db.read() as session:
-        workspace = await workspaces.of_channel(session, request.services.team, request.in_channel())
-    _, right = await request.allow(Action.LIST, workspace, What.LIST)
-    async with request.services.db.read() as session:
-        page = await credentials.page(session, workspace, wanted.order, wanted.words, wanted.place)
-        admins = await access.helpers(session, (await request.actor(workspace)), workspace) if not page.total else []
     services = request.services
-    allowed, now, unused_days = TABLE[right.role], services.db.clock(), services.settings.bot_unused_days
-    rows = [row.draw(one, allowed, request.channel, now, unused_days) for one in page.rows]
-    await request.show(draw(workspace, page, wanted, allowed, rows, services.command, admins), SUMMARY, replace)
+    workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
+    actor = await request.actor(workspace, member=True)
+    shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
+    allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
+    rows = [row.draw(one, allowed, request.channel, now, unused_days) for one in shown.page.rows]
+    drawn = draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
+    await request.show(drawn, SUMMARY, replace)
 
 
 def draw(

@@ -1,35 +1,78 @@
-"""Messages that nobody asked for: to a channel when a credential came or went, to a person when something ended badly."""
+"""Messages that nobody asked for, drawn when they are sent: to a channel about its credentials, to a person when something ended badly.
+
+`bot/errands.py` sends them; each is a pure function of what the store says then.
+"""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-import structlog
-from aiohttp import ClientError
-from slack_sdk.errors import SlackApiError
+from bot import texts
+from bot.blocks import Block, Piece, bold, code, flat_blocks, foot, line, lines, principal, when
+from bot.new_password import what_to_do
+from storage.audit import Surface, What
+from storage.lifecycle import has_expired
+from storage.models import AuditEvent, Credential, Workspace
 
-from bot.blocks import Block, Piece, bold, code, line, lines, principal, when
-from bot.door import Request, describe
-from bot.services import Services
-from storage import workspaces
-from storage.models import Credential, Workspace
-
-CHANNELS_MAX = 10
 NAMED_MAX = 20  # credentials in one message
 
-log = structlog.get_logger(__name__)
+
+def message(rows: list[Block], *feet: str) -> dict[str, Any]:
+    """The top-level `text` is the message in words: screen readers and phones get nothing else."""
+    return {"text": flat_blocks(rows), "blocks": [*rows, *(foot(one) for one in feet)]}
 
 
-async def created(services: Services, credential: Credential, workspace: Workspace) -> None:
-    if workspace.notify_created:
-        row = line(principal(credential.created_by), " created ", *_named(credential, workspace))
-        await post(services, workspace, "An SMTP credential was created.", [row])
+def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], workspace: Workspace) -> list[Block] | None:
+    """What a channel reads of a change; None when there is nothing left to tell."""
+    event = events[0]
+    by = principal(event.user_id)
+    match What(event.action):
+        case What.ACTIVATE:
+            rows = [line(principal(changed[0].created_by), " created ", *_named(changed[0], workspace))]
+        case What.DELETE if event.surface == Surface.SWEEP:
+            suspended_by = principal(changed[0].suspended_by or "")
+            rows = [
+                line("Deleted, because ", suspended_by, " suspended it and nobody resumed it in time: ", *_named(changed[0], workspace)),
+                line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
+            ]
+        case What.DELETE:
+            rows = _deleted(by, changed, workspace)
+        case What.FINISH_ROTATION:
+            rows = [line(principal(changed[0].rotation_by or event.user_id), " rotated the password of ", *_named(changed[0], workspace))]
+            if changed[0].previous_until:
+                rows.append(line("The old password works until ", when(changed[0].previous_until), ". Enter the new one before."))
+            else:
+                rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
+        case What.SUSPEND:
+            rows = [
+                line(by, " suspended ", *_named(changed[0], workspace)),
+                line("Apps using it can't send mail until a writer resumes it."),
+            ]
+            if changed[0].delete_at:
+                rows.append(line("It will be deleted unless somebody resumes it by ", when(changed[0].delete_at), "."))
+        case What.RESUME:
+            rows = [line(by, " resumed ", *_named(changed[0], workspace), " It works again with the same password.")]
+        case What.SUSPEND_ALL:
+            rows = [
+                line(by, " suspended all SMTP credentials in ", bold(workspace.name), "."),
+                line("No app can send mail through it until an admin resumes it."),
+            ]
+        case What.RESUME_ALL:
+            rows = [line(by, " resumed the SMTP credentials in ", bold(workspace.name), ". They work again with the same passwords.")]
+        case What.REVOKE_ALL:
+            rows = [
+                line(by, f" deleted all {event.subject} SMTP credentials in ", bold(workspace.name), "."),
+                line("Apps using them can no longer send mail. Update the connected systems before sending resumes."),
+            ]
+        case _:
+            return None
+    if event.reason and event.surface != Surface.SWEEP:
+        rows.append(line("Reason: ", event.reason))
+    return rows
 
 
-async def deleted(services: Services, gone: Sequence[Credential], workspace: Workspace, reason: str | None) -> None:
+def _deleted(by: Piece, gone: Sequence[Credential], workspace: Workspace) -> list[Block]:
     """One message, however many one person deleted at once."""
-    if not workspace.notify_deleted:
-        return
-    by = principal(gone[0].deleted_by or "")
     if len(gone) == 1:
         rows = [line(by, " deleted ", *_named(gone[0], workspace))]
     else:
@@ -37,97 +80,90 @@ async def deleted(services: Services, gone: Sequence[Credential], workspace: Wor
         rows.append(lines(*([bold(one.name), " (", code(one.username), ")"] for one in gone[:NAMED_MAX])))
         if len(gone) > NAMED_MAX:
             rows.append(line(f"And {len(gone) - NAMED_MAX} more; the audit log has them all."))
-    rows.append(
-        line(
-            f"Apps using {'it' if len(gone) == 1 else 'them'} can no longer send mail. Update the connected system before sending resumes."
-        )
-    )
-    if reason:
-        rows.append(line("Reason: ", reason))
-    await post(services, workspace, "SMTP credentials were deleted.", rows)
+    they = "it" if len(gone) == 1 else "them"
+    return [*rows, line(f"Apps using {they} can no longer send mail. Update the connected system before sending resumes.")]
 
 
-async def rotated(services: Services, credential: Credential, workspace: Workspace) -> None:
-    if workspace.notify_deleted:
-        rows = [line(principal(credential.rotation_by or ""), " rotated the password of ", *_named(credential, workspace))]
-        if credential.previous_until:
-            rows.append(line("The old password works until ", when(credential.previous_until), ". Enter the new one before."))
-        else:
-            rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
-        await post(services, workspace, "The password of an SMTP credential was rotated.", rows)
-
-
-async def suspended(services: Services, credential: Credential, workspace: Workspace, reason: str | None) -> None:
-    if workspace.notify_deleted:
-        rows = [
-            line(principal(credential.suspended_by or ""), " suspended ", *_named(credential, workspace)),
-            line("Apps using it can't send mail until a writer resumes it."),
+def discarded(credential: Credential, event: AuditEvent, channel: str) -> list[Block]:
+    """For the requester of a credential whose password was not, or not surely, shown."""
+    reason, _, cause = (event.reason or "").partition(": ")
+    about: list[Piece] = ["The new SMTP credential ", bold(credential.name), ": "]
+    if reason == "left pending":
+        return [
+            line(
+                "I was interrupted while creating the SMTP credential ",
+                bold(credential.name),
+                ", so I deleted it. If you see a password for it, it won't work. Create it again.",
+            )
         ]
-        if credential.delete_at:
-            rows.append(line("Unless somebody resumes it, it is deleted on ", when(credential.delete_at), "."))
-        if reason:
-            rows.append(line("Reason: ", reason))
-        await post(services, workspace, "An SMTP credential was suspended.", rows)
-
-
-async def resumed(services: Services, credential: Credential, workspace: Workspace, by: str) -> None:
-    if workspace.notify_deleted:
-        row = line(principal(by), " resumed ", *_named(credential, workspace), " It works again with the same password.")
-        await post(services, workspace, "An SMTP credential was resumed.", [row])
-
-
-async def deleted_by_itself(services: Services, credential: Credential, workspace: Workspace) -> None:
-    """What was suspended and not resumed in time is gone; told whatever the setting, because nobody pressed anything now."""
-    by = principal(credential.suspended_by or "")
-    rows = [
-        line("Deleted, because ", by, " suspended it and nobody resumed it in time: ", *_named(credential, workspace)),
-        line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
+    if reason == "not handed over":
+        said = "I couldn't send you the password, so I deleted the new credential. Nothing was left behind. "
+        return [line(*about, said, *what_to_do(cause, channel))]
+    return [
+        line(
+            *about,
+            "I couldn't make sure that your password message arrived, so I deleted the new credential. "
+            "If you see a password, it won't work. Try again.",
+        )
     ]
-    await post(services, workspace, "A suspended SMTP credential was deleted.", rows)
 
 
-async def remind(services: Services, credential: Credential, workspace: Workspace, blocks: list[Block]) -> None:
-    """Of its expiry: its creator, and the workspace's channels."""
-    await tell(services, credential.created_by, None, blocks)
-    await post(services, workspace, "An SMTP credential is about to expire.", blocks)
+def not_rotated(credential: Credential, event: AuditEvent, channel: str) -> list[Block]:
+    """For the requester of a rotation whose password was not, or not surely, shown."""
+    reason, _, cause = (event.reason or "").partition(": ")
+    if reason == "left on its way":
+        return [
+            line(
+                "I was interrupted while rotating the password of ",
+                bold(credential.name),
+                ", so nothing changed. If you see a new password for it, it won't work; the old one still does. Rotate it again.",
+            )
+        ]
+    about: list[Piece] = [bold(credential.name), ": "]
+    if reason == "not handed over":
+        said = "I couldn't send you the new password, so nothing changed. The old one still works. "
+        return [line(*about, said, *what_to_do(cause, channel))]
+    return [
+        line(
+            *about,
+            "I couldn't make sure that your password message arrived, so nothing changed. "
+            "If you see a new password, it won't work; the old one still does. Try again.",
+        )
+    ]
+
+
+def outcome(done: Sequence[AuditEvent], named: dict[str, str]) -> list[Block]:
+    """For whoever was told that the outcome was not known yet. `named`: the names of credentials, by id."""
+    if not done:
+        return [line("About what I didn't know a moment ago: nothing was changed. Try again.")]
+    rows = []
+    for event in done[:NAMED_MAX]:
+        about: list[Piece] = []
+        if event.credential_id:
+            about = [": ", bold(named.get(event.credential_id, "")), " (", code(event.username or ""), ")"]
+        rows.append(line(texts.DONE.get(What(event.action), "It was done"), *about, "."))
+    return [line("About what I didn't know a moment ago: it was done."), *rows]
+
+
+def reminder(credential: Credential, workspace: Workspace, now: datetime, command: str) -> list[Block]:
+    """For the owner of a credential that expires, and the workspace's channels."""
+    if credential.expires_at is None:
+        raise ValueError(f"{credential.username} does not expire")
+    verb = " expired (" if has_expired(credential, now) else " expires ("
+    about: list[Piece] = ["The SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name)]
+    return [
+        line(*about, verb, when(credential.expires_at), "). Apps that use it can't send mail after that."),
+        line("Still needed? Choose ", bold("Extend…"), " in its row's menu: ", code(f"{command} list"), ", or in my Home tab."),
+        line("If it isn't needed any more, delete it there."),
+    ]
+
+
+def revoked_all(workspace: Workspace, count: str) -> list[Block]:
+    """For whoever ordered it."""
+    return [
+        line(f"Revoked all {count} credentials of ", bold(workspace.name), ". The workspace stays suspended until an admin resumes it.")
+    ]
 
 
 def _named(credential: Credential, workspace: Workspace) -> list[Piece]:
     return ["the SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."]
-
-
-async def post(services: Services, workspace: Workspace, summary: str, blocks: list[Block]) -> None:
-    """Posts to the workspace's channels. A channel the bot is not in does without; the audit log has it all."""
-    async with services.db.read() as session:
-        mappings = await workspaces.channels_of(session, workspace)
-    for mapping in [mapping for mapping in mappings if not mapping.paused][:CHANNELS_MAX]:
-        try:
-            await services.client.chat_postMessage(
-                channel=mapping.channel_id, text=summary, blocks=blocks, unfurl_links=False, unfurl_media=False
-            )
-        except (SlackApiError, ClientError, TimeoutError) as error:
-            log.info("notice not posted", channel=mapping.channel_id, error=describe(error))
-
-
-async def tell(services: Services, user: str, channel: str | None, blocks: list[Block], response_url: str | None = None) -> bool:
-    """Tells one person something, by whatever way is left: the response_url, the channel, a direct message."""
-    message = {"text": "About your SMTP credential: open Slack to read it.", "blocks": blocks}
-    if response_url and await services.respond(response_url, message | {"response_type": "ephemeral", "replace_original": False}):
-        return True
-    for method, where in (("chat.postEphemeral", channel), ("chat.postMessage", user)):
-        if not where:
-            continue
-        to = {"channel": where, "user": user} if method == "chat.postEphemeral" else {"channel": where}
-        try:
-            await services.client.api_call(method, json=message | to)
-        except (SlackApiError, ClientError, TimeoutError) as error:
-            log.info("could not tell", way=method, error=describe(error))
-        else:
-            return True
-    return False
-
-
-async def respond(request: Request, body: dict[str, Any]) -> None:
-    """Posts to the response_url of what was pressed."""
-    if request.response_url:
-        await request.services.respond(request.response_url, {"response_type": "ephemeral", "replace_original": False} | body)

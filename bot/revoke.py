@@ -1,65 +1,69 @@
 """Revoking by username, one or many, in whatever workspace they are, from any channel or direct message.
 
-`/smtp revoke X Y Z` or the message shortcut (`leak.py`) opens one modal that shows each; submitting it deletes them one by one, and the
-modal says of each what became of it.
+`/smtp revoke X Y Z` or the message shortcut (`leak.py`) opens one modal that shows each; submitting it deletes them in one transaction, and
+the modal says of each what became of it. `workspace:SLUG` stops everything of a workspace: reversibly, or for ever.
 """
 
-from dataclasses import dataclass, field
+import asyncio
+from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from slack_bolt.app.async_app import AsyncApp
-from slack_sdk.errors import SlackApiError
 
-from bot import blocks, impact, notices, texts
-from bot.blocks import DIVIDER, Block, Piece, bold, code, foot, line, modal, plain
+from bot import blocks, impact, texts
+from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, bold, code, line, modal, option, plain, principal, when
 from bot.codec import OnMany, OnSlug
-from bot.door import Answer, Door, InputInvalid, Request, describe, notice, update
+from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
 from bot.reason import given_reason, reason_field
-from storage import access, credentials, leaks, mail_servers, workspaces
+from storage import access, credentials, listing, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
+from storage.credentials import Revoked
+from storage.database import Transaction
 from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
-from storage.refusals import NoSuchWorkspace, NotAllowed, PersonBarred, Refusal
+from storage.refusals import NoSuchCredential, NotAllowed, NotSuspended, PersonBarred, Refusal
+from storage.typed import read
 
 REVOKE = "revoke_credentials"
 ASK = "ask_username"
 WHOLE = "revoke_workspace"
+RESUME_WHOLE = "resume_workspace"
 WHOLE_PREFIX = "workspace:"
 MOST = 50
+COUNTED_EVERY = 1.0  # seconds
+SUSPEND_ALL = option("Suspend all", "suspend", "Reversible: they can be resumed with the same passwords.")
+REVOKE_ALL = option("Revoke all", "revoke", "Deletes every one of them. This can't be undone.")
 EXAMPLE = "Enter a username, such as smtp-acme-7k2m9x4q."
 
-log = structlog.get_logger(__name__)
 
-
-@dataclass
+@dataclass(frozen=True)
 class Targets:
-    """What the usernames mean to this person."""
+    """The credentials that typed usernames mean to this person, each in one of these lists."""
 
-    found: list[tuple[Credential, Workspace]] = field(default_factory=list)
-    deleted: list[Credential] = field(default_factory=list)
-    refused: list[tuple[Credential, Workspace]] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    actor: Actor | None = None
+    found: list[tuple[Credential, Workspace]]
+    deleted: list[Credential]
+    refused: list[tuple[Credential, Workspace]]
+    unknown: list[str]
+    traffic: dict[str, mail_servers.Traffic]
 
 
 def register(app: AsyncApp, door: Door) -> None:
     app.view(REVOKE)(door.submission(submit))
     app.view(ASK)(door.submission(submit_ask))
     app.view(WHOLE)(door.submission(submit_whole))
+    app.view(RESUME_WHOLE)(door.submission(submit_resume_all))
 
 
 async def typed(request: Request, rest: str) -> None:
     """`/smtp revoke <username> [...]`, pasted in any form; `/smtp revoke workspace:SLUG` for a whole workspace."""
     if rest.startswith(WHOLE_PREFIX):
         return await open_whole(request, rest.removeprefix(WHOLE_PREFIX).strip())
-    usernames = leaks.find(rest).usernames
+    usernames = read(rest).usernames
     if not usernames:
         await request.open(ask_modal(EXAMPLE if rest else None))
         return None
-    targets = await look_up(request, usernames)
-    await request.open(revoke_modal(request, targets, await _traffic(request, targets)))
+    await request.open(revoke_modal(request, await look_up(request, usernames)))
     return None
 
 
@@ -67,112 +71,93 @@ async def submit_ask(request: Request) -> Answer:
     text = str(blocks.values(request.view or {}).get("username") or "")
     if looks_like_password(text):
         raise InputInvalid("username", "Enter the username only, never the password.")
-    usernames = leaks.find(text).usernames
+    usernames = read(text).usernames
     if not usernames:
         raise InputInvalid("username", EXAMPLE)
-    targets = await look_up(request, usernames)
-    return Answer(update(revoke_modal(request, targets, await _traffic(request, targets))))
+    return Answer(update(revoke_modal(request, await look_up(request, usernames))))
 
 
 async def look_up(request: Request, usernames: list[str]) -> Targets:
     """Finds each username, wherever it is. Where the person may not even list, it is unknown to them. Raises PersonBarred, RoleUnknown."""
-    actor = await request.actor(everywhere=True)
-    if actor.barred:
-        await record_refusal(request.services.db, What.DELETE, request.origin(actor), PersonBarred(actor.barred), None)
-        raise PersonBarred(actor.barred)
-    targets = Targets(actor=actor)
+    db = request.services.db
+    actor = await request.actor(EVERYWHERE)
     asked = list(dict.fromkeys(usernames))[:MOST]
-    async with request.services.db.read() as session:
-        known = {one.username: one for one in await credentials.by_usernames(session, asked)}
-        allowed: dict[int, tuple[Workspace, bool | None]] = {}
-        for username in asked:
-            credential = known.get(username)
-            if credential is None:
-                targets.unknown.append(username)
-                continue
-            if credential.workspace_id not in allowed:
-                workspace = await workspaces.by_id(session, credential.workspace_id)
-                try:
-                    await access.may(session, actor, Action.DELETE, workspace)
-                    allowed[workspace.id] = workspace, True
-                except NotAllowed as refusal:
-                    allowed[workspace.id] = workspace, False if refusal.may_list else None
-            workspace, may = allowed[credential.workspace_id]
-            if may is None:
-                targets.unknown.append(username)
-            elif credential.state == State.DELETED:
-                targets.deleted.append(credential)
-            elif may:
-                targets.found.append((credential, workspace))
-            else:
-                targets.refused.append((credential, workspace))
-    for _, workspace in targets.refused:
-        denied = NotAllowed(Action.DELETE, workspace.name, [])
-        await record_refusal(request.services.db, What.DELETE, request.origin(actor), denied, workspace)
+    targets, denials = await request.read(What.DELETE, actor, _targets, actor, asked)
+    for refusal, username in denials:
+        await db.change(record_refusal, What.DELETE, request.origin(actor), refusal, username)
     return targets
 
 
-async def _traffic(request: Request, targets: Targets) -> dict[str, mail_servers.Traffic]:
-    return await mail_servers.traffic(request.services.db, [one.id for one, _ in targets.found])
+def _targets(tx: Transaction, actor: Actor, usernames: list[str]) -> tuple[Targets, list[tuple[Refusal, str]]]:
+    """With what the person was denied, by username."""
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    targets = Targets([], [], [], [], {})
+    denials: list[tuple[Refusal, str]] = []
+    known = {one.username: one for one in listing.by_usernames(tx, usernames)}
+    places: dict[int, tuple[Workspace, NotAllowed | None]] = {}
+    for username in usernames:
+        credential = known.get(username)
+        if credential is None:
+            targets.unknown.append(username)
+            denials.append((NoSuchCredential(), username))
+            continue
+        if credential.workspace_id not in places:
+            workspace, denied = workspaces.by_id(tx, credential.workspace_id), None
+            try:
+                access.may(tx, actor, Action.DELETE, workspace)
+            except NotAllowed as refusal:
+                denied = refusal
+            places[workspace.id] = workspace, denied
+        workspace, denied = places[credential.workspace_id]
+        if denied is not None:
+            denials.append((denied, username))
+        if denied is not None and denied.role is None:
+            targets.unknown.append(username)
+        elif credential.state == State.DELETED:
+            targets.deleted.append(credential)
+        elif denied is None:
+            targets.found.append((credential, workspace))
+        else:
+            targets.refused.append((credential, workspace))
+    targets.traffic.update(mail_servers.traffic(tx, [one.id for one, _ in targets.found]))
+    return targets, denials
 
 
 async def submit(request: Request) -> Answer:
+    """Deletes all of them in one transaction, before anything is said."""
     token = OnMany.decode(request.metadata)
     request.channel = token.channel
-    reason = given_reason(request)
-    ids = list(dict.fromkeys(token.credentials))
-    actor = await request.actor(everywhere=True)
+    reason = given_reason(request) or ("It leaked." if token.leaked else None)
+    origin = request.origin(await request.actor(EVERYWHERE))
+    revoked = await request.services.db.change(credentials.delete_each, origin, token.credentials, reason)
+
+    def view(proof: Block | None = None) -> dict[str, Any]:
+        return revoked_view(revoked, token.leaked, request.services.command, proof)
 
     async def then() -> None:
-        await revoke(request, actor, ids, reason or ("It leaked." if token.leaked else None), token.leaked)
+        await impact.follow(request, revoked.done[-1][0], What.DELETE, view)
 
-    count = "the credential" if len(ids) == 1 else f"{len(ids)} credentials"
-    return Answer(update(notice([line(f"Revoking {count}…")], "Revoking")), then)
+    return Answer(update(view()), then if revoked.done else None)
 
 
-async def revoke(request: Request, actor: Actor, ids: list[str], reason: str | None, leaked: bool) -> None:
-    """Deletes each in a transaction of its own, and says of each what became of it."""
-    services = request.services
-    origin = request.origin(actor)
-    done: list[tuple[Credential, Workspace]] = []
+def revoked_view(revoked: Revoked, leaked: bool, command: str, proof: Block | None) -> dict[str, Any]:
+    """Says of each what became of it."""
+    total = len(revoked.done) + len(revoked.refused)
     rows: list[Block] = []
-    for one in ids:
-        try:
-            credential, workspace = await credentials.delete(services.db, origin, one, reason)
-        except Refusal as refusal:
-            rows.append(line("Not revoked: ", *texts.sentence(refusal, services.command)))
-        else:
-            done.append((credential, workspace))
-            request.changed = workspace
-            rows.append(line("Revoked ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."))
-    said: list[Block] = [
-        line(f"{len(done)} of {len(ids)} revoked. An app that still uses one needs a new credential before it sends again.")
-    ]
-    said = said if len(ids) > 1 else []
+    if total > 1:
+        rows.append(
+            line(f"{len(revoked.done)} of {total} revoked. An app that still uses one needs a new credential before it sends again.")
+        )
+    for credential, workspace in revoked.done:
+        rows.append(line("Revoked ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."))
+    rows += [line("Not revoked: ", *texts.sentence(refusal, command)) for refusal in revoked.refused.values()]
     after = [line("I can't delete the message it was in; ask its author or a Slack admin to.")] if leaked else []
-
-    def view(proof: Block | None) -> dict[str, Any]:
-        return notice([*said, *rows[:90], *after, *([proof] if proof else [])], "Revoked" if done else "Nothing revoked")
-
-    await _show(request, view(None))
-    for workspace_id in dict.fromkeys(workspace.id for _, workspace in done):
-        here = [(credential, workspace) for credential, workspace in done if workspace.id == workspace_id]
-        await notices.deleted(services, [credential for credential, _ in here], here[-1][1], reason)
-    if done:
-        await impact.follow(request, done[-1][0], What.DELETE, view)
+    shown = [*rows[: VIEW_BLOCKS_MAX - len(after) - 1], *after, *([proof] if proof else [])]
+    return notice(shown, "Revoked" if revoked.done else "Nothing revoked")
 
 
-async def _show(request: Request, view: dict[str, Any]) -> None:
-    try:
-        await request.services.client.views_update(view_id=(request.view or {})["id"], view=view)
-    except SlackApiError as error:
-        log.info("modal already closed", error=describe(error))
-        await request.show(view["blocks"])
-
-
-def revoke_modal(
-    request: Request, targets: Targets, traffic: dict[str, mail_servers.Traffic], leaked: bool = False, more: list[Block] | None = None
-) -> dict[str, Any]:
+def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more: list[Block] | None = None) -> dict[str, Any]:
     """One modal for all of them; without one that can be revoked, it only says so."""
     services = request.services
     now = services.db.clock()
@@ -180,7 +165,7 @@ def revoke_modal(
     if targets.found:
         rows.append(line(bold("Apps that use them stop sending mail right away. This can't be undone.")))
     for credential, workspace in targets.found:
-        stops = impact.in_use(credential, traffic[credential.id], now, services.settings.bot_unused_days)
+        stops = impact.in_use(credential, targets.traffic[credential.id], now, services.settings.bot_unused_days)
         rows.append(impact.facts(credential, workspace, stops))
     rows += [line(*texts.sentence(credentials.already_deleted(one), services.command)) for one in targets.deleted]
     rows += [line("You can't revoke ", code(one.username), " in ", bold(place.name), ".") for one, place in targets.refused]
@@ -192,7 +177,7 @@ def revoke_modal(
     title = "Revoke leaked credential" if leaked else "Revoke credentials"
     if not targets.found:
         return notice(rows or [line("There is nothing to revoke.")], title)
-    rows = [*rows[:95], reason_field()]
+    rows = [*rows[: VIEW_BLOCKS_MAX - 1], reason_field()]
     metadata = OnMany(credentials=[one.id for one, _ in targets.found], channel=request.channel, leaked=leaked).encode()
     return modal(title, rows, REVOKE, submit="Revoke", close="Keep them", metadata=metadata)
 
@@ -207,54 +192,102 @@ def ask_modal(said: str | None, leaked: bool = False) -> dict[str, Any]:
 # --- a whole workspace ---
 async def open_whole(request: Request, slug: str) -> None:
     """For an owner or an admin of it. Raises NoSuchWorkspace, NotAllowed."""
-    async with request.services.db.read() as session:
-        workspace = await workspaces.by_slug(session, slug)
-    if workspace is None:
-        raise NoSuchWorkspace
-    await request.allow(Action.ADMINISTER, workspace, What.DELETE)
+    workspace = await request.services.db.read(workspaces.named, slug)
+    await request.allow(Action.ADMINISTER, workspace, What.REVOKE_ALL)
     count = workspace.credential_count
-    warning = (
-        f"All {count} credentials of this mail workspace stop working. Everything that sends mail through it stops. This can't be undone."
-    )
+    warning = f"All {count:,} credentials of this mail workspace stop working. Everything that sends mail through it stops."
     typed_slug = {"type": "plain_text_input", "placeholder": plain(workspace.slug)}
+    choice = {
+        "type": "radio_buttons",
+        "options": [SUSPEND_ALL, REVOKE_ALL] if workspace.suspended_at is None else [REVOKE_ALL],
+        "initial_option": SUSPEND_ALL if workspace.suspended_at is None else REVOKE_ALL,
+    }
     rows = [
         line(bold(warning)),
         line("Mail workspace  ", bold(workspace.name)),
+        *([line("It is suspended now.")] if workspace.suspended_at else []),
+        blocks.field("Do this", "do", choice),
         blocks.field("Type its short name to confirm", "slug", typed_slug, workspace.slug),
         reason_field(),
     ]
     metadata = OnSlug(slug=workspace.slug, channel=request.channel).encode()
-    await request.open(modal("Revoke everything?", rows, WHOLE, submit="Revoke all", close="Keep them", metadata=metadata))
+    await request.open(modal("Stop everything?", rows, WHOLE, submit="Stop all", close="Cancel", metadata=metadata))
 
 
 async def submit_whole(request: Request) -> Answer:
-    services = request.services
+    """Suspends the workspace in one row; deleting its credentials is an order that goes on by itself."""
+    db = request.services.db
     token = OnSlug.decode(request.metadata)
     request.channel = token.channel
-    if (blocks.values(request.view or {}).get("slug") or "").strip() != token.slug:
+    given = blocks.values(request.view or {})
+    if (given.get("slug") or "").strip() != token.slug:
         raise InputInvalid("slug", f"Type {token.slug} to confirm.")
     reason = given_reason(request)
-    async with services.db.read() as session:
-        workspace = await workspaces.by_slug(session, token.slug)
-    if workspace is None:
-        raise NoSuchWorkspace
-    actor, _ = await request.allow(Action.ADMINISTER, workspace, What.DELETE)
+    workspace = await db.read(workspaces.named, token.slug)
+    origin = request.origin(await request.actor(workspace))
+    if given.get("do") != REVOKE_ALL["value"]:
+        workspace = await db.change(workspaces.suspend_all, origin, workspace.id, reason)
+        said = [
+            line("Suspended all credentials of ", bold(workspace.name), ": mail servers refuse each of them from the next log-in on."),
+            line("To let them work again, type ", code(f"{request.services.command} resume workspace:{workspace.slug}"), "."),
+        ]
+        return Answer(update(notice(said, "Workspace suspended")))
+    count = workspace.credential_count
+    workspace = await db.change(credentials.order_revocation, origin, workspace.id, reason)
 
     async def then() -> None:
-        gone: list[Credential] = []
-        while some := await credentials.delete_some(services.db, request.origin(actor), workspace.id, reason):
-            gone += some
-        request.changed = workspace
+        await follow_order(request, workspace, count)
 
-        def view(proof: Block | None) -> dict[str, Any]:
-            return notice(
-                [line(f"Revoked all {len(gone)} credentials of ", bold(workspace.name), "."), *([proof] if proof else [])], "Revoked"
-            )
+    return Answer(update(ordered_view(workspace, 0, count)), then)
 
-        await _show(request, view(None))
-        if gone:
-            await notices.deleted(services, gone, workspace, reason)
-            await impact.follow(request, gone[-1], What.DELETE, view)
 
-    said = [line("Revoking everything in ", bold(workspace.name), "…"), foot("This window says when it is done.")]
-    return Answer(update(notice(said, "Revoking")), then)
+async def follow_order(request: Request, workspace: Workspace, count: int) -> None:
+    """Counts in the modal while the order is worked off, as long as the person looks and the time for this request goes on."""
+    shown = 0
+    while True:
+        left = (await request.services.db.read(workspaces.by_id, workspace.id)).credential_count
+        if count - left != shown or not left:
+            shown = count - left
+            if not await request.show_result(ordered_view(workspace, shown, count)) or not left:
+                return
+        await asyncio.sleep(COUNTED_EVERY)
+
+
+def ordered_view(workspace: Workspace, done: int, count: int) -> dict[str, Any]:
+    if done >= count:
+        return notice([line(f"Revoked all {count:,} credentials of ", bold(workspace.name), ".")], "Revoked")
+    rows = [
+        line(bold(workspace.name), " is suspended: mail servers refuse all its credentials from the next log-in on."),
+        line(f"Revoking them: {done:,} of {count:,}. You can close this window; I'll tell you when it is done."),
+    ]
+    return notice(rows, "Revoking")
+
+
+async def open_resume_all(request: Request, slug: str) -> None:
+    """`/smtp resume workspace:SLUG`. Raises NoSuchWorkspace, NotAllowed, NotSuspended."""
+    workspace = await request.services.db.read(workspaces.named, slug)
+    await request.allow(Action.ADMINISTER, workspace, What.RESUME_ALL)
+    if workspace.suspended_at is None:
+        raise NotSuspended(workspace.name)
+    rows = [
+        line(bold(f"All {workspace.credential_count:,} credentials of this mail workspace work again, with the same passwords.")),
+        line("Mail workspace  ", bold(workspace.name)),
+        line(
+            "Suspended by ",
+            principal(workspace.suspended_by or ""),
+            " (",
+            when(workspace.suspended_at),
+            "). Those suspended one by one stay so.",
+        ),
+    ]
+    metadata = OnSlug(slug=workspace.slug, channel=request.channel).encode()
+    await request.open(modal("Resume workspace?", rows, RESUME_WHOLE, submit="Resume all", close="Cancel", metadata=metadata))
+
+
+async def submit_resume_all(request: Request) -> Answer:
+    token = OnSlug.decode(request.metadata)
+    request.channel = token.channel
+    workspace = await request.services.db.read(workspaces.named, token.slug)
+    origin = request.origin(await request.actor(workspace))
+    workspace = await request.services.db.change(workspaces.resume_all, origin, workspace.id)
+    return Answer(update(notice([line("The credentials of ", bold(workspace.name), " work again.")], "Workspace resumed")))

@@ -5,25 +5,25 @@ chosen overlap; **End the old one now** stops it before. Where the new password 
 is not rotated but deleted, because the overlap would keep it alive; the modal says so first.
 """
 
+import contextlib
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, create, notices, texts
+from bot import blocks, new_password, texts
 from bot.blocks import Block, Piece, actions, bold, button, code, field, foot, line, lines, modal, option, when
 from bot.codec import OnCredential, OnRotation
 from bot.delete import OPEN_DELETE
 from bot.door import Answer, Door, Request, errors, notice, update
-from bot.handover import Outcome
 from bot.impact import facts
-from bot.services import Services
+from bot.new_password import NewPassword, Outcome
 from bot.target import Purpose, allowed, pressed, submitted
 from bot.texts import NotInChannel
 from storage import credentials, lifecycle
 from storage.access import Action
 from storage.audit import Origin, What
+from storage.database import OutcomeUnknown, Unavailable
 from storage.models import Credential, Workspace
 from storage.passwords import Style
 from storage.refusals import BotNotInChannel, ChannelNotMapped, ChannelPaused, NoOldPassword, RotationEnded
@@ -41,8 +41,6 @@ OVERLAPS: dict[str, tuple[str, timedelta | None]] = {
 }
 USUAL = "24h"
 
-log = structlog.get_logger(__name__)
-
 
 def register(app: AsyncApp, door: Door) -> None:
     app.action(OPEN_ROTATE)(door.work(pressed(open_modal)))
@@ -56,7 +54,7 @@ async def open_modal(request: Request, credential_id: str) -> None:
     credential, workspace = await allowed(request, credential_id, Action.CREATE, What.ROTATE)
     now = request.services.db.clock()
     lifecycle.may_rotate(credential, now)
-    first_choice = await create.usual_channel(request, workspace)
+    first_choice = await new_password.usual_channel(request, workspace.id)
     await request.open(rotate_modal(credential, workspace, request.channel, first_choice, now))
 
 
@@ -68,17 +66,15 @@ async def submit(request: Request) -> Answer:
     token = OnRotation.decode(request.metadata)
     given = blocks.values(request.view or {})
     channel: str = given["channel"]
-    style = Style.DEVICE if "device" in (given.get("device") or []) else Style.STANDARD
     words, overlap = OVERLAPS[given["overlap"]]
     request.channel = channel
-    async with services.db.read() as session:
-        _, workspace = await credentials.get(session, token.credential)
+    _, workspace = await services.db.read(credentials.get, token.credential)
     key = f"{services.team}:{(request.view or {})['id']}"
     try:
         if channel != token.channel:
-            await create.check_member(request, channel)
+            await new_password.check_member(request, channel)
         origin = request.origin(await request.actor(workspace))
-        credential, workspace = await lifecycle.begin_rotation(services.db, origin, token.credential, channel, key, token.mark)
+        begun = await services.db.change(lifecycle.begin_rotation, origin, token.credential, channel, key, token.mark)
     except ChannelNotMapped:
         return Answer(errors(channel=f"Choose a channel that's connected to {workspace.name}."))
     except ChannelPaused:
@@ -87,67 +83,42 @@ async def submit(request: Request) -> Answer:
         return Answer(errors(channel="Add me to that channel first: type /invite @SMTP Credentials there."))
     except NotInChannel as refusal:
         return Answer(errors(channel=blocks.flat(texts.sentence(refusal, services.command))))
-    urls = request.body.get("response_urls") or [{}]
+    credential, workspace = begun
 
     async def then() -> None:
-        await deliver(request, origin, credential, workspace, style, overlap, words, urls[0].get("response_url"))
+        await deliver(request, origin, credential, workspace, new_password.chosen_style(given), overlap, words)
 
     return Answer(update(rotating_view()), then)
 
 
 async def deliver(
-    request: Request,
-    origin: Origin,
-    credential: Credential,
-    workspace: Workspace,
-    style: Style,
-    overlap: timedelta | None,
-    words: str,
-    response_url: str | None,
+    request: Request, origin: Origin, credential: Credential, workspace: Workspace, style: Style, overlap: timedelta | None, words: str
 ) -> None:
     """Hands the new password over and lets it count; or leaves the old one as it is and tells."""
-    services = request.services
+    db, settings = request.services.db, request.services.settings
     channel, key = credential.rotation_in or "", credential.rotation_key or ""
-    tried: list[str] = []
-
-    async def accept(password_hash: str, tag: int | None) -> None:
-        tried.append(password_hash)
-        await lifecycle.finish_rotation(services.db, origin, credential.id, key, password_hash, tag, overlap)
-
-    outcome, cause = await create.give(
-        request,
+    head = line("New password for ", bold(credential.name), " in ", bold(workspace.name))
+    summary = f"A new password of {credential.name} is ready. Open Slack to copy it."
+    remarks = [line(f"The old password: {words.lower()}.")]
+    new = NewPassword(
         credential,
         style,
         channel,
-        response_url,
-        lambda password: create.password_message(
-            services.settings,
-            credential,
-            channel,
-            password,
-            line("New password for ", bold(credential.name), " in ", bold(workspace.name)),
-            [line(f"The old password: {words.lower()}.")],
-            "A new SMTP password is ready. Open Slack to copy it.",
-        ),
-        accept,
+        new_password.response_url(request),
+        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks),
+        accept=lambda phc, tag: db.change(lifecycle.finish_rotation, origin, credential.id, key, phc, tag, overlap, style is Style.DEVICE),
+        accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
-    if outcome is not Outcome.DELIVERED:
-        cancelled = await lifecycle.cancel_rotation(services.db, origin, credential.id, key, f"not handed over: {cause}")
-        if not cancelled and tried and await lifecycle.works_with(services.db, credential.id, tried[0]):
-            outcome = Outcome.DELIVERED  # it was committed, only the answer was lost
+    outcome, cause = await new_password.give(request, new)
     if outcome is Outcome.DELIVERED:
-        request.changed = workspace
-        async with services.db.read() as session:
-            rotated, _ = await credentials.get(session, credential.id)
-        await create.show_result(request, rotated_view(rotated, channel))
-        await notices.rotated(services, rotated, workspace)
+        rotated, _ = await db.read(credentials.get, credential.id)
+        await request.show_result(rotated_view(rotated, channel))
         return
-    log.warning("password not handed over, rotation cancelled", cause=cause, outcome=outcome.value, reference=request.reference)
-    sentence = not_rotated(outcome, cause, credential, channel)
-    shown = await create.show_result(request, notice([line(*sentence)], "Password not changed"))
-    told = await notices.tell(services, request.user, channel, [line(*sentence), foot(texts.ONLY_YOU)], response_url)
-    if not (shown or told):
-        log.error("could not tell that the password was not handed over", user=request.user, reference=request.reference)
+    surely = "not handed over" if outcome is Outcome.REFUSED else "not surely handed over"
+    with contextlib.suppress(Unavailable, OutcomeUnknown):  # nothing changed for log-ins; the sweep cancels it and tells
+        await db.change(lifecycle.cancel_rotation, origin, credential.id, key, f"{surely}: {cause}")
+    sentence = not_rotated(outcome is Outcome.UNCLEAR, cause, credential, channel)
+    await request.show_result(notice([line(*sentence)], "Password not changed"))
 
 
 async def open_end_old(request: Request, credential_id: str) -> None:
@@ -161,21 +132,9 @@ async def open_end_old(request: Request, credential_id: str) -> None:
 
 async def submit_end_old(request: Request) -> Answer:
     credential_id, origin = await submitted(request)
-    credential, request.changed = await lifecycle.end_previous(request.services.db, origin, credential_id)
+    credential, _ = await request.services.db.change(lifecycle.end_previous, origin, credential_id)
     said = line("The old password of ", bold(credential.name), " is refused from now on. The new one works.")
     return Answer(update(notice([said], "Old password ended")))
-
-
-async def sweep(services: Services, by_sweep: Origin) -> None:
-    """Ends what a crash left on its way, and tells its requester; wipes old passwords whose overlap is over."""
-    for credential in await lifecycle.abandoned_rotations(services.db):
-        # Of several replicas one cancels it, and that one tells.
-        if await lifecycle.cancel_rotation(services.db, by_sweep, credential.id, credential.rotation_key or "", "left on its way"):
-            said: list[Block] = [line(*interrupted(credential)), foot(texts.ONLY_YOU)]
-            told = await notices.tell(services, credential.rotation_by or "", credential.rotation_in, said)
-            log.warning("cancelled a rotation that was left on its way", username=credential.username, told=told)
-    for credential in await lifecycle.ended_overlaps(services.db):
-        await lifecycle.forget_previous(services.db, by_sweep, credential.id)
 
 
 def rotate_modal(
@@ -184,10 +143,6 @@ def rotate_modal(
     leaked = button("It leaked: delete it…", OPEN_DELETE, OnCredential(credential=credential.id, channel=channel).encode(), style="danger")
     options = {value: option(label, value) for value, (label, _) in OVERLAPS.items()}
     overlap = {"type": "static_select", "options": list(options.values()), "initial_option": options[USUAL]}
-    short = option("Short password for a printer or another device", "device", "Some take no more than 20 characters.")
-    device: dict[str, Any] = {"type": "checkboxes", "options": [short]}
-    if credential.password_tag is not None:
-        device["initial_options"] = [short]
     rows: list[Block] = [line(bold(LEAKED)), actions(leaked), facts(credential, workspace)]
     if lifecycle.has_old_password(credential, now) and credential.previous_until:
         rows.append(line("The password before still works until ", when(credential.previous_until), ". It stops when you rotate again."))
@@ -196,8 +151,8 @@ def rotate_modal(
         [
             *rows,
             field("Old password", "overlap", overlap, "Enter the new password in every app before the old one stops."),
-            field("Channel", "channel", create.channel_select(first_choice), "The new password is shown there, only to you."),
-            field("Device", "device", device, optional=True),
+            new_password.channel_field("The new password is shown there, only to you.", first_choice),
+            new_password.device_field(ticked=credential.device),
             foot("You'll see the new password once. Nobody can look it up later. The username stays the same."),
         ],
         ROTATE,
@@ -260,28 +215,16 @@ def end_old_modal(credential: Credential, workspace: Workspace, channel: str | N
     )
 
 
-def not_rotated(outcome: Outcome, cause: str, credential: Credential, channel: str) -> list[Piece]:
+def not_rotated(unclear: bool, cause: str, credential: Credential, channel: str) -> list[Piece]:
+    """`unclear`: the new password may have been shown."""
     about: list[Piece] = [bold(credential.name), ": "]
     if cause == RotationEnded.cause:
         return [*about, *texts.sentence(RotationEnded(), "")]
-    if outcome is Outcome.UNCLEAR:
+    if unclear:
         return [
             *about,
             "I couldn't make sure that your password message arrived, so nothing changed. "
             "If you see a new password, it won't work; the old one still does. Try again.",
         ]
-    start: list[Piece] = [*about, "I couldn't send you the new password, so nothing changed. The old one still works. "]
-    if cause in ("channel_not_found", "not_in_channel"):
-        return [*start, "Add me to ", blocks.channel(channel), " with ", code("/invite @SMTP Credentials"), ", then try again."]
-    if cause == "user_not_in_channel":
-        return [*start, "Join ", blocks.channel(channel), ", then try again."]
-    return [*start, "Try again in a minute."]
-
-
-def interrupted(credential: Credential) -> list[Piece]:
-    """For the sweep, which tells the requester about what a crash left behind."""
-    return [
-        "I was interrupted while rotating the password of ",
-        bold(credential.name),
-        ", so nothing changed. If you see a new password for it, it won't work; the old one still does. Rotate it again.",
-    ]
+    said = "I couldn't send you the new password, so nothing changed. The old one still works. "
+    return [*about, said, *new_password.what_to_do(cause, channel)]

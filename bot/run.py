@@ -5,31 +5,29 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import structlog
 import uvicorn
-from aiohttp import ClientError, ClientSession, ClientTimeout
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
-from slack_sdk.errors import SlackApiError
-from slack_sdk.http_retry.builtin_async_handlers import AsyncConnectionErrorRetryHandler, AsyncRateLimitErrorRetryHandler
 from slack_sdk.socket_mode.aiohttp import SocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import app, sweep, web
-from bot.door import describe
+from bot.errands import Worker
 from bot.people import People
 from bot.services import Services, acknowledging
 from bot.settings import Settings
+from bot.slack import Away, Ok, Refused, Reply, Slack
 from storage import workspaces
 from storage.database import Clock, Database, Schema, utc_now
 from storage.passwords import Hasher
 
-API_TIMEOUT = 10  # seconds for one call of Slack's Web API
 DRAIN_TIMEOUT = 20.0  # seconds that a shutdown waits for work under way
 DEFAULT_PORT = 3000
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +93,7 @@ class Bot:
         self._stack = contextlib.AsyncExitStack()
         self._socket: Socket | None = None
         self.services: Services
+        self.errands: Worker
         self.port: int | None = None
         """Where HTTP listens."""
 
@@ -106,6 +105,7 @@ class Bot:
             db = await open_database(settings, self._clock)
             self._stack.push_async_callback(db.close)
             self.services = await self._connect(db)
+            self.errands = Worker(self.services)
             bolt = app.build(self.services)
             if settings.mode == "socket":
                 handler = Socket(bolt, settings.slack_app_token.get_secret_value())
@@ -113,7 +113,7 @@ class Bot:
                 self._socket = handler
                 # The client would try for ever; asking once first tells a wrong token apart.
                 app_token = settings.slack_app_token.get_secret_value()
-                await self._reach(self.services.client.apps_connections_open(app_token=app_token), "SLACK_APP_TOKEN")
+                reached(await self.services.slack.open_socket(app_token), "SLACK_APP_TOKEN")
                 await handler.client.connect()
             if settings.mode == "http" or settings.port is not None:
                 guard = None
@@ -121,8 +121,8 @@ class Bot:
                     secret = settings.slack_signing_secret.get_secret_value()
                     guard = web.Guard(bolt, db, secret, lambda: self._clock().timestamp())
                 await self._serve(guard)
-            sweeping = asyncio.create_task(sweep.forever(self.services))
-            self._stack.push_async_callback(_end, sweeping)
+            for forever in (sweep.forever(self.services), self.errands.forever()):
+                self._stack.push_async_callback(_end, asyncio.create_task(forever))
         except BaseException:
             await self._stack.aclose()
             raise
@@ -149,19 +149,16 @@ class Bot:
     async def _connect(self, db: Database) -> Services:
         settings = self.settings
         token, base_url = settings.slack_bot_token.get_secret_value(), settings.slack_api_url
-        retries = [AsyncConnectionErrorRetryHandler(max_retry_count=1), AsyncRateLimitErrorRetryHandler(max_retry_count=1)]
-        http = ClientSession(timeout=ClientTimeout(API_TIMEOUT), trust_env=True)
-        self._stack.push_async_callback(http.close)
-        client = AsyncWebClient(token, base_url=base_url, session=http, retry_handlers=retries)
-        careful = AsyncWebClient(token, base_url=base_url, timeout=API_TIMEOUT, retry_handlers=[])
-        me = await self._reach(client.auth_test(), "SLACK_BOT_TOKEN")
-        await workspaces.remember_installation(db, me["team_id"], me["team"], me["user_id"])
+        slack = Slack(token, base_url)
+        self._stack.push_async_callback(slack.close)
+        me = reached(await slack.auth_test(), "SLACK_BOT_TOKEN")
+        await db.note(workspaces.remember_installation, me.team_id, me.team, me.bot_user)
         hasher = Hasher(settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism)
         self._stack.callback(hasher.close)
-        people = People(client, me["team_id"], settings.bot_owners, settings.bot_allow_guests, self._monotonic)
+        people = People(slack, me.team_id, settings.bot_owners, settings.bot_allow_guests, self._monotonic)
         if not settings.bot_owners:
             log.warning("BOT_OWNERS is empty: nobody can make workspaces or give the first roles from Slack")
-        return Services(settings, db, hasher, http, client, careful, people, me["team_id"])
+        return Services(settings, db, hasher, slack, AsyncWebClient(token, base_url=base_url), people, me.team_id)
 
     async def _serve(self, guard: web.Guard | None) -> None:
         port = DEFAULT_PORT if self.settings.port is None else self.settings.port
@@ -179,16 +176,16 @@ class Bot:
 
         self._stack.push_async_callback(close)
 
-    async def _reach(self, asked: Awaitable[Any], variable: str) -> Any:
-        """Slack's answer, or StartError naming the variable that it did not accept."""
-        try:
-            return await asked
-        except SlackApiError as error:
-            raise StartError(
-                f"{variable}: Slack answered {error.response['error']}. Check the token; smtp-bot doctor tells more."
-            ) from None
-        except (ClientError, TimeoutError, OSError) as error:
-            raise StartError(f"SLACK_API_URL: Slack does not answer ({describe(error)}).") from None
+
+def reached(reply: Reply[T], variable: str) -> T:
+    """Slack's answer, or StartError naming the variable that it did not accept."""
+    match reply:
+        case Ok(data):
+            return data
+        case Refused(word):
+            raise StartError(f"{variable}: Slack answered {word}. Check the token; smtp-bot doctor tells more.")
+        case Away(why, _):
+            raise StartError(f"SLACK_API_URL: Slack does not answer ({why}).")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,17 +8,25 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-from aiohttp import ClientError, ClientSession
 from slack_sdk.web.async_client import AsyncWebClient
-from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from bot.people import People
 from bot.settings import Settings
+from bot.slack import Slack
 from storage.database import Database
 from storage.passwords import CROCKFORD, Hasher
 
-log = structlog.get_logger(__name__)
+
+@dataclass(frozen=True)
+class Limits:
+    """How long things may take, in seconds."""
+
+    submission: float = 2.5
+    """Until a modal's submission is answered, inside Slack's 3."""
+    work: float = 60.0
+    """For all that follows an acknowledgement."""
+    looked_up_after: tuple[float, ...] = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+    """Between two tries to write down that somebody must be told an outcome that is not known yet."""
 
 
 @dataclass
@@ -26,32 +34,18 @@ class Services:
     settings: Settings
     db: Database
     hasher: Hasher
-    http: ClientSession
-    """Connections to Slack that are kept open."""
+    slack: Slack
     client: AsyncWebClient
-    """With retries and kept connections, for whatever may be sent twice."""
-    careful_client: AsyncWebClient
-    """Without either, for the password: a connection that breaks leaves open whether it was shown."""
+    """Bolt's own."""
     people: People
     team: str
     """The Slack team the bot is installed in."""
     work: "Work" = field(default_factory=lambda: Work())
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def command(self) -> str:
         return self.settings.bot_command
-
-    async def respond(self, response_url: str, body: dict[str, Any]) -> bool:
-        """Posts to a response_url; whether Slack took it."""
-        webhook = AsyncWebhookClient(response_url, session=self.http)
-        try:
-            answer = await webhook.send_dict(body)
-        except (ClientError, TimeoutError, OSError) as error:
-            log.info("response_url did not answer", error=type(error).__name__)
-            return False
-        if answer.status_code != 200:
-            log.warning("response_url refused", status=answer.status_code)
-        return answer.status_code == 200
 
 
 class Work:

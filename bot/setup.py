@@ -7,18 +7,19 @@ channel is mapped, Slack is asked about it: the bot must be in it, and no other 
 from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
-from slack_sdk.errors import SlackApiError
 
 from bot import blocks, texts
 from bot.blocks import OPTIONS_MAX, Block, actions, bold, button, code, field, foot, line, modal, option, plain, principal
 from bot.codec import OnWorkspace
-from bot.door import Answer, Door, Request, errors, notice, update
-from bot.texts import ChannelShared
+from bot.door import EVERYWHERE, Answer, Door, Request, errors, notice, update
+from bot.slack import Away, Ok, Refused
+from bot.texts import ChannelShared, SlackAway
 from storage import access, workspaces
 from storage.access import Action, Actor
-from storage.audit import What, record_refusal
+from storage.audit import Origin, What
+from storage.database import Transaction
 from storage.models import Workspace
-from storage.refusals import BotNotInChannel, NameInvalid, NotAChannel, NotAllowed, PersonBarred, SlugInvalid, SlugTaken
+from storage.refusals import BotNotInChannel, NameInvalid, NotAChannel, NotAllowed, SlugInvalid, SlugTaken
 
 OPEN_SETUP = "open_setup"
 SETUP = "connect_channel"
@@ -34,14 +35,17 @@ def register(app: AsyncApp, door: Door) -> None:
 async def open_modal(request: Request) -> None:
     """`/smtp setup`. Raises NotAChannel, NotAllowed, BotNotInChannel, ChannelShared."""
     services, channel = request.services, request.in_channel()
-    actor = await request.actor(everywhere=True)
-    async with services.db.read() as session:
-        current = await workspaces.mapped(session, services.team, channel)
-        choices = await access.visible_workspaces(session, actor, Action.ADMINISTER)
+    actor = await request.actor(EVERYWHERE)
+    current, choices = await services.db.read(_choices, actor, services.team, channel)
     if not actor.owner and (not choices or (current and current.id not in [one.id for one in choices])):
         await _refuse(request, actor, current)
     await _check_channel(request, channel)
     await request.open(setup_modal(channel, current, choices, actor.owner))
+
+
+def _choices(tx: Transaction, actor: Actor, team: str, channel: str) -> tuple[Workspace | None, list[Workspace]]:
+    """The workspace that the channel is connected to, and those that the person may connect it to."""
+    return workspaces.mapped(tx, team, channel), access.visible_workspaces(tx, actor, Action.ADMINISTER, OPTIONS_MAX)
 
 
 async def submit(request: Request) -> Answer:
@@ -50,27 +54,23 @@ async def submit(request: Request) -> Answer:
     channel = token.channel or ""
     request.channel = channel
     given = blocks.values(request.view or {})
-    actor = await request.actor(everywhere=True)
-    origin = request.origin(actor)
+    slug, name = (given.get("slug") or "").strip(), (given.get("new_name") or "").strip()
+    chosen = given.get("workspace")
+    if not (slug or name or chosen):
+        if "workspace" in given:
+            return Answer(errors(workspace="Choose a mail workspace, or name a new one below."))
+        return Answer(errors(slug="Enter a short name for the new mail workspace."))
+    noted = given.get("notices") or []
+    origin = request.origin(await request.actor(EVERYWHERE))
     try:
         await _check_channel(request, channel)
-        slug, name = (given.get("slug") or "").strip(), (given.get("new_name") or "").strip()
-        if slug or name:
-            workspace = await workspaces.add(services.db, origin, slug, name)
-        elif given.get("workspace"):
-            async with services.db.read() as session:
-                workspace = await workspaces.by_id(session, int(given["workspace"]))
-        elif "workspace" in given:
-            return Answer(errors(workspace="Choose a mail workspace, or name a new one below."))
-        else:
-            return Answer(errors(slug="Enter a short name for the new mail workspace."))
+        new = (slug, name) if slug or name else None
+        wanted = ("created" in noted, "deleted" in noted)
+        workspace = await services.db.change(_connect, origin, services.team, channel, new, int(chosen or 0), wanted)
     except (SlugInvalid, SlugTaken) as refusal:
         return Answer(errors(slug=blocks.flat(texts.sentence(refusal, services.command))))
     except NameInvalid as refusal:
         return Answer(errors(new_name=blocks.flat(texts.sentence(refusal, services.command))))
-    chosen = given.get("notices") or []
-    await workspaces.map_channel(services.db, origin, services.team, channel, workspace.id)
-    await workspaces.set_notices(services.db, origin, workspace.id, created="created" in chosen, deleted="deleted" in chosen)
 
     async def then() -> None:
         said = line(
@@ -82,47 +82,52 @@ async def submit(request: Request) -> Answer:
             " to manage its SMTP credentials.",
         )
         summary = "This channel now manages SMTP credentials."
-        await services.client.chat_postMessage(channel=channel, text=summary, blocks=[said])
+        await services.slack.post_message(channel, {"text": summary, "blocks": [said]})
 
     text = line(blocks.channel(channel), " now manages ", bold(workspace.name), ".")
     more = line("Next: give people their roles with ", code(f"{services.command} access"), " there.")
     return Answer(update(notice([text, more], "Channel connected")), then)
 
 
+def _connect(
+    tx: Transaction, origin: Origin, team: str, channel: str, new: tuple[str, str] | None, workspace_id: int, noted: tuple[bool, bool]
+) -> Workspace:
+    """All of it or nothing: a workspace is made only together with its channel."""
+    workspace = workspaces.add(tx, origin, *new) if new else workspaces.by_id(tx, workspace_id)
+    workspaces.map_channel(tx, origin, team, channel, workspace.id)
+    return workspaces.set_notices(tx, origin, workspace.id, *noted)
+
+
 async def disconnect(request: Request) -> None:
     token = OnWorkspace.decode(request.value)
     request.channel = token.channel
-    actor = await request.actor(everywhere=True)
-    workspace = await workspaces.unmap_channel(request.services.db, request.origin(actor), request.services.team, token.channel or "")
+    services = request.services
+    origin = request.origin(await request.actor(EVERYWHERE))
+    workspace = await services.db.change(workspaces.unmap_channel, origin, services.team, token.channel or "")
     await request.say([blocks.channel(token.channel or ""), " no longer manages ", bold(workspace.name), ". Its credentials keep working."])
 
 
 async def _refuse(request: Request, actor: Actor, current: Workspace | None) -> None:
-    refusal: NotAllowed | PersonBarred
-    async with request.services.db.read() as session:
-        helpers = await access.helpers(session, actor, current)
-    refusal = NotAllowed(Action.ADMINISTER, current.name if current else None, helpers)
-    if actor.barred:
-        refusal = PersonBarred(actor.barred)
-    await record_refusal(request.services.db, What.MAP_CHANNEL, request.origin(actor), refusal, current)
-    raise refusal
+    await request.read(What.MAP_CHANNEL, actor, access.may, actor, Action.ADMINISTER, current)
+    raise NotAllowed(Action.ADMINISTER, None, [])
 
 
 async def _check_channel(request: Request, channel: str) -> None:
     """Asks Slack whether the channel can be mapped: https://docs.slack.dev/reference/methods/conversations.info."""
-    try:
-        answer = await request.services.client.conversations_info(channel=channel)
-    except SlackApiError as error:
-        if error.response["error"] in ("channel_not_found", "not_in_channel"):
-            raise BotNotInChannel from None
-        raise
-    info: dict[str, Any] = answer["channel"]
-    if info.get("is_im") or info.get("is_mpim"):
-        raise NotAChannel
-    if info.get("is_ext_shared") or info.get("is_pending_ext_shared"):
-        raise ChannelShared
-    if not info.get("is_member"):
-        raise BotNotInChannel
+    match await request.services.slack.channel(channel):
+        case Ok(info):
+            if info.direct:
+                raise NotAChannel
+            if info.shared:
+                raise ChannelShared
+            if not info.has_bot:
+                raise BotNotInChannel
+        case Refused("channel_not_found" | "not_in_channel"):
+            raise BotNotInChannel
+        case Refused(word):
+            raise SlackAway(word)
+        case Away(why, _):
+            raise SlackAway(why)
 
 
 def setup_modal(channel: str, current: Workspace | None, choices: list[Workspace], owner: bool) -> dict[str, Any]:

@@ -7,22 +7,20 @@ delete itself after a day or a week; whoever resumes it before calls that off.
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, impact, notices
+from bot import blocks, impact
 from bot.blocks import Block, Piece, bold, code, field, line, modal, option, principal, when
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
 from bot.reason import given_reason, reason_field
-from bot.services import Services
 from bot.target import Purpose, allowed, pressed, submitted
-from storage import credentials, lifecycle
+from storage import lifecycle
 from storage.access import Action
-from storage.audit import Origin, What
+from storage.audit import What
 from storage.models import Credential, State, Workspace
-from storage.refusals import NotDue, NotSuspended
+from storage.refusals import NotSuspended
 
 OPEN_SUSPEND = "open_suspend"
 SUSPEND = "suspend_credential"
@@ -34,8 +32,6 @@ LATER: dict[str, tuple[str, timedelta | None]] = {
     "24h": ("In 24 hours, unless it's resumed", timedelta(hours=24)),
     "7d": ("In 7 days, unless it's resumed", timedelta(days=7)),
 }
-
-log = structlog.get_logger(__name__)
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -55,15 +51,12 @@ async def open_modal(request: Request, credential_id: str) -> None:
 
 
 async def submit(request: Request) -> Answer:
-    services = request.services
     reason = given_reason(request)
     _, delete_after = LATER[blocks.values(request.view or {}).get("later") or KEEP]
     credential_id, origin = await submitted(request)
-    credential, workspace = await lifecycle.suspend(services.db, origin, credential_id, reason, delete_after)
-    request.changed = workspace
+    credential, _ = await request.services.db.change(lifecycle.suspend, origin, credential_id, reason, delete_after)
 
     async def then() -> None:
-        await notices.suspended(services, credential, workspace, reason)
         await impact.follow(request, credential, What.SUSPEND, lambda proof: suspended_view(credential, proof))
 
     return Answer(update(suspended_view(credential)), then)
@@ -79,30 +72,13 @@ async def open_resume(request: Request, credential_id: str) -> None:
 
 
 async def submit_resume(request: Request) -> Answer:
-    services = request.services
     credential_id, origin = await submitted(request)
-    credential, workspace = await lifecycle.resume(services.db, origin, credential_id)
-    request.changed = workspace
-
-    async def then() -> None:
-        await notices.resumed(services, credential, workspace, request.user)
-
-    return Answer(update(resumed_view(credential, services.db.clock())), then)
+    credential, _ = await request.services.db.change(lifecycle.resume, origin, credential_id)
+    return Answer(update(resumed_view(credential, request.services.db.clock())))
 
 
 SUSPENDING = Purpose(Action.DELETE, What.SUSPEND, open_modal, OPEN_SUSPEND, "Suspend…")
 RESUMING = Purpose(Action.CREATE, What.RESUME, open_resume, OPEN_RESUME, "Resume…")
-
-
-async def sweep(services: Services, by_sweep: Origin) -> None:
-    """Deletes what was suspended to be deleted and not resumed in time."""
-    for one in await credentials.overdue(services.db):
-        try:
-            credential, workspace = await credentials.delete_overdue(services.db, by_sweep, one.id)
-        except NotDue:
-            continue  # resumed meanwhile, or another replica was first
-        log.info("deleted a suspended credential that nobody resumed", username=credential.username)
-        await notices.deleted_by_itself(services, credential, workspace)
 
 
 def suspend_modal(credential: Credential, facts: Block, channel: str | None) -> dict[str, Any]:

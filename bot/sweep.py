@@ -1,17 +1,16 @@
-"""Once a minute, and at start: ends what a crash left under way and tells its requester, does what is due, forgets old signatures."""
+"""Once a minute, and at start: ends what a crash left under way, does what is due, forgets what is old."""
 
 import asyncio
+import contextlib
 
 import structlog
 
-from bot import expiry, notices, rotate, suspend, texts
-from bot.blocks import foot, line
-from bot.create import discard_text
 from bot.door import describe
 from bot.services import Services, new_reference
-from storage import credentials, seen
+from storage import credentials, errands, lifecycle, seen
 from storage.access import Actor
 from storage.audit import Origin, Surface
+from storage.refusals import NotDue
 
 INTERVAL = 60  # seconds
 
@@ -28,16 +27,22 @@ async def forever(services: Services) -> None:
 
 
 async def once(services: Services) -> None:
-    for credential in await credentials.abandoned(services.db):
-        reference = new_reference()
-        origin = Origin(Actor("sweep", services.team), Surface.SWEEP, reference, credential.created_in)
-        # Of several replicas one discards it, and that one tells.
-        if await credentials.discard(services.db, origin, credential.id, "left pending"):
-            said = [line(*discard_text(credential)), foot(texts.ONLY_YOU)]
-            told = await notices.tell(services, credential.created_by, credential.created_in, said)
-            log.warning("discarded a credential that was left pending", username=credential.username, told=told, reference=reference)
+    """Of several replicas one does each thing; what people must be told of it is an errand."""
+    db = services.db
     by_sweep = Origin(Actor("sweep", services.team), Surface.SWEEP, new_reference())
-    await rotate.sweep(services, by_sweep)
-    await suspend.sweep(services, by_sweep)
-    await expiry.sweep(services, by_sweep)
-    await seen.forget_old(services.db)
+    for credential in await db.read(credentials.abandoned):
+        if await db.change(credentials.discard, by_sweep, credential.id, "left pending"):
+            log.warning("discarded a credential that was left pending", username=credential.username, reference=by_sweep.reference)
+    for credential in await db.read(lifecycle.abandoned_rotations):
+        if await db.change(lifecycle.cancel_rotation, by_sweep, credential.id, credential.rotation_key or "", "left on its way"):
+            log.warning("cancelled a rotation that was left on its way", username=credential.username, reference=by_sweep.reference)
+    for credential in await db.read(lifecycle.ended_overlaps):
+        await db.change(lifecycle.forget_previous, by_sweep, credential.id)
+    for credential in await db.read(credentials.overdue):
+        with contextlib.suppress(NotDue):
+            await db.change(credentials.delete_overdue, by_sweep, credential.id)
+            log.info("deleted a suspended credential that nobody resumed", username=credential.username)
+    for credential in await db.read(lifecycle.due_reminders):
+        await db.change(lifecycle.remind, by_sweep, credential.id)
+    await db.note(seen.forget_old)
+    await db.note(errands.forget_old)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from bot.blocks import Block, button, foot, line, plain
 from bot.codec import OnCredential
-from bot.door import Handler, Request
-from storage import credentials, names, workspaces
-from storage.access import Action
-from storage.audit import Origin, What
+from bot.door import EVERYWHERE, Handler, Request
+from storage import access, credentials, listing, names, workspaces
+from storage.access import Action, Actor
+from storage.audit import Origin, What, record_refusal
+from storage.database import Transaction
 from storage.models import Credential, Workspace
-from storage.refusals import NoSuchCredential, NotAllowed, PersonBarred
+from storage.refusals import NoSuchCredential, NotAllowed, PersonBarred, RoleUnknown
 
 TYPED_MAX = 100  # characters of a typed name or username that are looked at
 OpenModal = Callable[[Request, str], Awaitable[None]]
@@ -34,34 +35,41 @@ class Purpose:
 
 async def choose(request: Request, typed: str, purpose: Purpose) -> None:
     """Opens the modal for the one that is meant, or shows those to choose from. Raises what stands in the way."""
+    db = request.services.db
     target = typed[:TYPED_MAX]
     if names.USERNAME.fullmatch(target.lower()):
         return await purpose.open_modal(request, await _by_username(request, target.lower(), purpose))
-    async with request.services.db.read() as session:
-        workspace = await workspaces.of_channel(session, request.services.team, request.in_channel())
+    workspace = await db.read(workspaces.of_channel, request.services.team, request.in_channel())
     await request.allow(purpose.action, workspace, purpose.what)
-    async with request.services.db.read() as session:
-        found = await credentials.find(session, workspace, target)
-    if len(found) == 1 and credentials.is_named(found[0], target):
+    found = await db.read(listing.find, workspace, target)
+    if len(found) == 1 and listing.is_named(found[0], target):
         return await purpose.open_modal(request, found[0].id)
-    return await request.show(choice(found, target, request.channel, purpose))
+    await request.show(choice(found, target, request.channel, purpose))
+    return None
 
 
 async def _by_username(request: Request, username: str, purpose: Purpose) -> str:
     """Its id. Raises NoSuchCredential, NotAllowed, RoleUnknown, PersonBarred."""
-    async with request.services.db.read() as session:
-        found = await credentials.by_username(session, username)
-        workspace = await workspaces.by_id(session, found.workspace_id) if found else None
-    if found is None:
-        actor = await request.actor()
-        raise PersonBarred(actor.barred) if actor.barred else NoSuchCredential(username)
+    actor = await request.actor(EVERYWHERE)
     try:
-        await request.allow(purpose.action, workspace, purpose.what)
-    except NotAllowed as refusal:
-        if not refusal.may_list:
+        credential, _ = await request.services.db.read(_allowed, actor, purpose.action, username)
+    except (NotAllowed, PersonBarred, RoleUnknown, NoSuchCredential) as refusal:
+        await request.services.db.change(record_refusal, purpose.what, request.origin(actor), refusal, username)
+        if isinstance(refusal, NotAllowed) and refusal.role is None:
             raise NoSuchCredential(username) from None
         raise
-    return found.id
+    return credential.id
+
+
+def _allowed(tx: Transaction, actor: Actor, action: Action, username: str) -> tuple[Credential, Workspace]:
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    found = listing.by_username(tx, username)
+    if found is None:
+        raise NoSuchCredential(username)
+    workspace = workspaces.by_id(tx, found.workspace_id)
+    access.may(tx, actor, action, workspace)
+    return found, workspace
 
 
 def pressed(open_modal: OpenModal) -> Handler:
@@ -75,8 +83,7 @@ def pressed(open_modal: OpenModal) -> Handler:
 
 async def allowed(request: Request, credential_id: str, action: Action, what: What) -> tuple[Credential, Workspace]:
     """The credential that a modal is about to open for. Raises NoSuchCredential, NotAllowed, RoleUnknown, PersonBarred."""
-    async with request.services.db.read() as session:
-        credential, workspace = await credentials.get(session, credential_id)
+    credential, workspace = await request.services.db.read(credentials.get, credential_id)
     await request.allow(action, workspace, what)
     return credential, workspace
 
@@ -85,8 +92,7 @@ async def submitted(request: Request) -> tuple[str, Origin]:
     """The id of the credential that a modal is about, and who submitted it. Raises SurfaceOutdated, NoSuchCredential, RoleUnknown."""
     token = OnCredential.decode(request.metadata)
     request.channel = token.channel
-    async with request.services.db.read() as session:
-        _, workspace = await credentials.get(session, token.credential)
+    _, workspace = await request.services.db.read(credentials.get, token.credential)
     return token.credential, request.origin(await request.actor(workspace))
 
 

@@ -2,6 +2,8 @@
 
 from bot.blocks import Piece, bold, code, people, principal, when
 from storage.access import Action
+from storage.audit import What
+from storage.database import OutcomeUnknown, Trouble, Unavailable
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
@@ -16,6 +18,7 @@ from storage.refusals import (
     NameInvalid,
     NameProblem,
     NameTaken,
+    NameTooSimilar,
     NoLongerPending,
     NoOldPassword,
     NoSuchCredential,
@@ -36,6 +39,7 @@ from storage.refusals import (
     SlugInvalid,
     SlugTaken,
     SurfaceOutdated,
+    WorkspaceSuspended,
 )
 
 ONLY_YOU = "Only you can see this."
@@ -52,7 +56,9 @@ BARRED = {
 NAMES = {
     NameProblem.EMPTY: "Enter a name.",
     NameProblem.TOO_LONG: "Use 64 characters or fewer.",
-    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. Line breaks and invisible characters aren't allowed.",
+    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. No line breaks, invisible characters or joined emoji.",
+    NameProblem.MARKS: "Too many accents on one letter. Use letters with four accents or fewer, each once.",
+    NameProblem.USERNAME: "This looks like a username, which people could mistake it for. Enter a name instead.",
     NameProblem.PASSWORD: "This looks like a password. Enter a name instead.",
 }
 EXPIRIES = {
@@ -68,6 +74,39 @@ DOING = {
     Action.ADMINISTER: "manage access, channels or the audit log",
     Action.MAKE_WORKSPACE: "do that for all workspaces",
 }
+
+
+DONE = {
+    What.CREATE: "Made",
+    What.ACTIVATE: "Made, and its password works",
+    What.DELETE: "Deleted",
+    What.ROTATE: "A new password was begun for",
+    What.FINISH_ROTATION: "The new password works",
+    What.END_PREVIOUS: "The old password was ended",
+    What.SUSPEND: "Suspended",
+    What.RESUME: "Resumed",
+    What.SUSPEND_ALL: "The workspace was suspended",
+    What.RESUME_ALL: "The workspace was resumed",
+    What.REVOKE_ALL: "The workspace was suspended, and its credentials are being deleted",
+    What.EXPIRY: "Its expiry was changed",
+    What.GRANT: "The role was given",
+    What.UNGRANT: "The role was taken away",
+    What.MAP_CHANNEL: "The channel was connected",
+    What.UNMAP_CHANNEL: "The channel was disconnected",
+    What.MAKE_WORKSPACE: "The mail workspace was made",
+}
+TROUBLES = {
+    Trouble.AWAY: "The database doesn't answer, so nothing was changed. Try again in a minute; from a shell it won't work either.",
+    Trouble.LATE: "The database took too long, so nothing was changed. Try again in a minute.",
+    Trouble.LOCKED: "Something else holds the database, so nothing was changed. Try again in a minute.",
+    Trouble.FULL: "The database's disk is full, so nothing was changed. An operator must make room first, for a shell too.",
+    Trouble.READ_ONLY: "The database can't be written now, so nothing was changed. Tell an operator; from a shell it won't work either.",
+    Trouble.REPLACED: "The database's file was replaced while I was running, so nothing was changed. An operator must restart me.",
+}
+
+
+class SlackAway(Exception):
+    """Slack did not do what was needed to go on; its word says why."""
 
 
 class TriggerExpired(Refusal):
@@ -114,12 +153,19 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return [NAMES[refusal.problem]]
         case NameTaken():
             return [f'"{refusal.name}" is already used in {refusal.workspace}. Choose another name, or delete the old one first.']
+        case NameTooSimilar():
+            return [f'"{refusal.name}" looks too similar to "{refusal.other}" in {refusal.workspace}. Choose another name.']
         case SlugInvalid():
             return ["Use 1 to 32 of a-z, 0-9 and hyphen, and start with a letter or a digit."]
         case SlugTaken():
             return [f'There already is a workspace "{refusal.slug}". Choose another short name.']
         case NoSuchWorkspace():
+            if refusal.slug:
+                return [f'There is no mail workspace "{refusal.slug}".']
             return ["That mail workspace is no longer there, so nothing was changed. Ask an owner of this app."]
+        case WorkspaceSuspended():
+            by, at = principal(refusal.by), when(refusal.at)
+            return [bold(refusal.name), " is already suspended by ", by, " (", at, "). Nothing changed."]
         case NoSuchCredential():
             return _not_found(refusal, command)
         case AlreadyDeleted():
@@ -174,7 +220,7 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
 def _not_allowed(refusal: NotAllowed) -> list[Piece]:
     doing = DOING[Action(refusal.action)]
     where: list[Piece] = [" in ", bold(refusal.workspace)] if refusal.workspace else []
-    start: list[Piece] = ["You can see credentials", *where, ", but you can't ", doing, "."] if refusal.may_list and where else []
+    start: list[Piece] = ["You can see credentials", *where, ", but you can't ", doing, "."] if refusal.role and where else []
     start = start or ["You can't ", doing, *where, "."]
     if refusal.helpers:
         return [*start, " Ask one of its admins: ", *people(refusal.helpers), "."]
@@ -189,6 +235,18 @@ def _not_found(refusal: NoSuchCredential, command: str) -> list[Piece]:
     if refusal.closest:
         return [*found, " Did you mean ", bold(refusal.closest), "?"]
     return [*found, *look]
+
+
+def failure(error: Exception, reference: str) -> list[Piece]:
+    """For what is no refusal: the database's or Slack's trouble, or a fault of ours."""
+    match error:
+        case Unavailable():
+            return [TROUBLES[error.trouble]]
+        case OutcomeUnknown():
+            return ["I don't know yet whether that was done; I'll tell you here in a minute."]
+        case SlackAway():
+            return ["Slack didn't answer as it should, so nothing was changed. Try again in a minute. Reference: ", code(reference)]
+    return unexpected(reference)
 
 
 def unexpected(reference: str) -> list[Piece]:

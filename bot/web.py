@@ -86,7 +86,7 @@ class Guard:
 
     async def _is_new(self, signature: str) -> bool:
         try:
-            new = await seen.first_time(self._db, signature)
+            new = await self._db.note(seen.first_time, signature)
         except Exception as error:
             # Nothing can be changed while the database is away; let the person read that something is wrong.
             log.error("cannot tell whether a request is new", error=type(error).__name__)

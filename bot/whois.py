@@ -9,14 +9,17 @@ from bot import impact, texts
 from bot.blocks import DIVIDER, Block, actions, bold, button, foot, line, lines, when
 from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
-from bot.door import Request
+from bot.door import EVERYWHERE, Request
 from bot.leak import resolved
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
-from storage import access, credentials, leaks, mail_servers, workspaces
-from storage.access import TABLE, Action
+from storage import access, listing, mail_servers, workspaces
+from storage.access import Action, Actor
+from storage.audit import What, record_refusal
+from storage.database import Transaction
 from storage.leaks import Standing
 from storage.models import Credential, State, Workspace
 from storage.refusals import PersonBarred
+from storage.typed import read
 
 SHOWN = 8
 STATES = {
@@ -30,10 +33,12 @@ STATES = {
 async def typed(request: Request, rest: str) -> None:
     """Raises PersonBarred."""
     services = request.services
-    actor = await request.actor(everywhere=True)
+    actor = await request.actor(EVERYWHERE)
     if actor.barred:
-        raise PersonBarred(actor.barred)
-    found = leaks.find(rest)
+        refusal = PersonBarred(actor.barred)
+        await services.db.change(record_refusal, What.LOOK_UP, request.origin(actor), refusal)
+        raise refusal
+    found = read(rest)
     live: set[str] = set()
     asked = list(found.usernames)
     for credential, standing in await resolved(services, found):
@@ -41,16 +46,7 @@ async def typed(request: Request, rest: str) -> None:
         if standing is not Standing.DEAD:
             live.add(credential.id)
     rows: list[Block] = []
-    async with services.db.read() as session:
-        known = await credentials.by_usernames(session, list(dict.fromkeys(asked)))
-        visible: list[tuple[Credential, Workspace, frozenset[Action]]] = []
-        for one in known:
-            workspace = await workspaces.by_id(session, one.workspace_id)
-            held = await access.rights(session, actor, workspace)
-            allowed = frozenset[Action]().union(*(TABLE[right.role] for right in held))
-            if Action.LIST in allowed:
-                visible.append((one, workspace, allowed))
-    traffic = await mail_servers.traffic(services.db, [one.id for one, _, _ in visible])
+    visible, traffic = await services.db.read(_visible, actor, list(dict.fromkeys(asked)))
     for one, workspace, allowed in visible[:SHOWN]:
         rows += [DIVIDER] if rows else []
         rows += draw(one, workspace, allowed, traffic[one.id], services.db.clock(), services.settings.bot_unused_days, request.channel)
@@ -64,6 +60,19 @@ async def typed(request: Request, rest: str) -> None:
             said = "I couldn't find an SMTP username or password of ours in that. Usernames look like smtp-acme-7k2m9x4q."
         rows.append(line(said))
     await request.show([*rows, foot(texts.ONLY_YOU)])
+
+
+def _visible(
+    tx: Transaction, actor: Actor, usernames: list[str]
+) -> tuple[list[tuple[Credential, Workspace, frozenset[Action]]], dict[str, mail_servers.Traffic]]:
+    """Those that the person may see, with what they may do, and how much each was used."""
+    visible: list[tuple[Credential, Workspace, frozenset[Action]]] = []
+    for one in listing.by_usernames(tx, usernames):
+        workspace = workspaces.by_id(tx, one.workspace_id)
+        allowed = access.allowed(access.rights(tx, actor, workspace))
+        if Action.LIST in allowed:
+            visible.append((one, workspace, allowed))
+    return visible, mail_servers.traffic(tx, [one.id for one, _, _ in visible])
 
 
 def draw(

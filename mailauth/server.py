@@ -34,7 +34,6 @@ CONNECTIONS = 2000
 HANDSHAKE_TIMEOUT = 30.0  # seconds
 DRAIN_TIMEOUT = 10.0  # seconds that a shutdown waits for answers under way
 RESTART_WAIT = 1.0  # seconds before a worker that died is started again
-DATABASE_CONNECTIONS = 5
 
 log = structlog.get_logger(__name__)
 open_connections = Gauge("smtp_authd_connections", "Open connections of mail servers", ["kind"])
@@ -311,7 +310,6 @@ class Server:
                 await self.verifier.flush(stopped=True)
         except Exception as error:
             log.warning("use not written down at the end", error=type(error).__name__)
-        await self.verifier.close()
 
 
 class _Http(uvicorn.Server):
@@ -346,7 +344,7 @@ async def serve(config: AuthdConfig, auth: socket.socket, policy_socket: socket.
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    db = Database(config.database_url, pool_size=DATABASE_CONNECTIONS)
+    db = Database(config.database_url)
     hasher = Hasher(*config.argon2)
     server = Server(config, Verifier(db, hasher))
     await server.start(auth, policy_socket)

@@ -5,7 +5,6 @@ from the next log-in on, on every replica. Only the Argon2 computation is rememb
 """
 
 import asyncio
-import contextlib
 import os
 import secrets
 import socket
@@ -20,7 +19,6 @@ from typing import Generic, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import logins, passwords
 from storage.database import Database
@@ -85,7 +83,6 @@ class LookUps:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._connection: AsyncConnection | None = None
         self._asked: dict[str, asyncio.Future[Known | None]] = {}
         self._working: asyncio.Task[None] | None = None
 
@@ -106,10 +103,8 @@ class LookUps:
                     del self._asked[username]
                 try:
                     async with asyncio.timeout(LOOK_UP_TIMEOUT):
-                        self._connection = self._connection or await self._db.autocommit()
-                        known = await logins.look_up(self._connection, batch)
+                        known = await self._db.read(logins.look_up, batch)
                 except Exception as error:
-                    await self.close()
                     for future in batch.values():
                         if not future.cancelled():
                             future.set_exception(error)
@@ -120,14 +115,6 @@ class LookUps:
                             future.set_result(known.get(username))
         finally:
             self._working = None
-
-    async def close(self) -> None:
-        """Gives up the connection; the next question opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                await connection.invalidate()
-                await connection.close()
 
 
 class Verifier:
@@ -190,7 +177,7 @@ class Verifier:
         now = self._db.clock()
         hashes = known.hashes(now) if known else []
         if known:
-            for _, previous in hashes:
+            for _, _, previous in hashes:
                 if self._digest(known, parsed, previous) in self._right:
                     self._used(known, now, remote, service, previous)
                     return Answer.YES, "remembered"
@@ -213,9 +200,9 @@ class Verifier:
             return Answer.NO, "password"
         return await self._right_password(known, parsed, fitting, remote, service)
 
-    async def _fitting(self, hashes: list[tuple[str, bool]], canonical: str) -> tuple[str, bool] | None:
+    async def _fitting(self, hashes: list[tuple[str, int | None, bool]], canonical: str) -> tuple[str, bool] | None:
         """The hash that the password fits. Without any, as long is spent on one that nothing fits."""
-        for phc, previous in hashes:
+        for phc, _, previous in hashes:
             if await self._verify(phc, canonical):
                 return phc, previous
         if not hashes:
@@ -229,7 +216,7 @@ class Verifier:
         phc, previous = fitting
         known = await self._look_up(verified.username)
         now = self._db.clock()
-        if known is None or known.version != verified.version or (previous not in [which for _, which in known.hashes(now)]):
+        if known is None or (phc, previous) not in [(one, which) for one, _, which in known.hashes(now)]:
             return Answer.NO, "changed meanwhile"
         self._right.keep(self._digest(known, parsed, previous), previous)
         self._used(known, now, remote, service, previous)
@@ -241,13 +228,15 @@ class Verifier:
 
     async def _renew(self, credential_id: str, old: str, canonical: str) -> None:
         try:
-            await logins.renew_hash(self._db, credential_id, old, await self._hasher.hash(canonical))
+            tag = passwords.tag(canonical) or 0
+            await self._db.note(logins.renew_hash, credential_id, old, await self._hasher.hash(canonical), tag)
         except Exception as error:
             log.warning("hash not renewed", error=type(error).__name__)
 
     def _digest(self, known: Known | None, parsed: Parsed, previous: bool | None) -> bytes:
         """A keyed digest of the password, bound to the row and its version; worth nothing without this process's key."""
-        row = f"{known.id}:{known.version}:{previous}" if known else "nobody"
+        stored = (known.previous_hash if previous else known.password_hash) if known else "nobody"
+        row = f"{known.id if known else ''}:{stored}"
         return blake2b(f"{row}:{parsed.canonical}".encode(), key=self._key, digest_size=24).digest()
 
     async def _verify(self, phc: str, canonical: str) -> bool:
@@ -299,10 +288,6 @@ class Verifier:
         known = await self._look_up(name)
         return known is None or known.works(self._db.clock())
 
-    async def close(self) -> None:
-        """Gives up the connection to the store."""
-        await self._look_up.close()
-
     # --- writing down ---
     def _used(self, known: Known, now: datetime, remote: str | None, service: str, previous: bool) -> None:
         use = self._uses.get(known.id)
@@ -316,12 +301,12 @@ class Verifier:
         uses, self._uses = self._uses, {}
         try:
             if uses:
-                await logins.record(self._db, uses)
+                await self._db.note(logins.record, uses)
         except BaseException:
             for key, use in uses.items():
                 self._uses.setdefault(key, use)
             raise
-        await logins.beat(self._db, self.process, self.name, self.started_at, stopped)
+        await self._db.note(logins.beat, self.process, self.name, self.started_at, stopped)
 
     async def keep_flushing(self) -> None:
         """Flushes and tidies for ever, whatever the database does."""
@@ -331,7 +316,7 @@ class Verifier:
                 await self.flush()
                 if self._now() - tidied >= TIDY:
                     tidied = self._now()
-                    await logins.forget_old(self._db)
+                    await self._db.note(logins.forget_old)
             except Exception as error:
                 log.warning("use not written down", error=type(error).__name__)
             await asyncio.sleep(FLUSH)

@@ -160,6 +160,21 @@ def conversations_members(call: Call) -> Json:
     return {"members": members[start : start + limit], "response_metadata": {"next_cursor": following}}
 
 
+def users_conversations(call: Call) -> Json:
+    call.needs("channels:read", "groups:read")
+    user = call.get("user")
+    channels = [
+        one
+        for one in call.world.channels.values()
+        if user in one.members and (one.kind == "public" or (one.kind == "private" and call.world.bot_is_in(one)))
+    ]
+    limit = int(call.get("limit") or 100)
+    start = int(call.get("cursor") or 0)
+    following = str(start + limit) if start + limit < len(channels) else ""
+    made = [{"id": one.id, "name": one.name, "is_private": one.kind == "private"} for one in channels[start : start + limit]]
+    return {"channels": made, "response_metadata": {"next_cursor": following}}
+
+
 def usergroups_list(call: Call) -> Json:
     call.needs("usergroups:read")
     groups = [group for group in call.world.groups.values() if not group.disabled]
@@ -398,6 +413,7 @@ METHODS: dict[str, Callable[[Call], Json]] = {
     "conversations.members": conversations_members,
     "usergroups.list": usergroups_list,
     "usergroups.users.list": usergroups_users_list,
+    "users.conversations": users_conversations,
     "users.info": users_info,
     "views.open": views_open,
     "views.publish": views_publish,

@@ -122,7 +122,6 @@ class Demo:
         finally:
             flushing.cancel()
             await mail.stop()
-            await verifier.close()
             hasher.close()
             await db.close()
 
@@ -141,8 +140,8 @@ class Demo:
         everybody = (wanda, rita, rex, adam, olga, gus)
         for person, role in zip(everybody, ("writer", "reader", "responder on call", "admin", "owner", "guest"), strict=True):
             roles[person.id] = role
-        acme = await workspaces.add(db, by, "acme", "Acme")
-        shop = await workspaces.add(db, by, "shop", "Acme Shop")
+        acme = await db.change(workspaces.add, by, "acme", "Acme")
+        shop = await db.change(workspaces.add, by, "shop", "Acme Shop")
         mapped = {
             slack.add_channel("acme-mail", *everybody): acme,
             slack.add_channel("acme-secret", wanda, adam, olga, private=True): acme,
@@ -150,10 +149,10 @@ class Demo:
         }
         slack.add_channel("random", *everybody)
         for channel, workspace in mapped.items():
-            await workspaces.map_channel(db, by, team, channel.id, workspace.id)
+            await db.change(workspaces.map_channel, by, team, channel.id, workspace.id)
         oncall = slack.add_group("oncall", rex)
         for principal, role in ((wanda.id, Role.WRITER), (rita.id, Role.READER), (oncall.id, Role.RESPONDER), (adam.id, Role.ADMIN)):
-            await grants.grant(db, by, team, principal, role, acme.id)
+            await db.change(grants.grant, by, team, principal, role, acme.id)
         for person in everybody:
             slack.world.dm(person.id)
 
@@ -161,8 +160,7 @@ class Demo:
         """Ticks off the steps of the first minute."""
         while True:
             await self.slack.world.changed(5)
-            async with db.read() as session:
-                states = set((await session.scalars(text("SELECT DISTINCT state FROM credentials"))).all())
+            states = set(await db.read(lambda tx: tx.connection.scalars(text("SELECT DISTINCT state FROM credentials")).all()))
             refused = bool(mail.logins) and not mail.logins[-1].accepted
             done = ({"create"} if states & {"active", "deleted"} else set()) | ({"revoke"} if "deleted" in states and refused else set())
             if done - self.page.done:

@@ -1,17 +1,20 @@
 """Who may do what. This module holds the table and answers `may`; nothing else decides, and the default is to deny."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Select, or_, select
 
-from storage.models import ChannelMapping, RoleGrant, Workspace
-from storage.refusals import Barred, NotAllowed, PersonBarred, RoleUnknown
+from storage.database import Transaction
+from storage.models import CHANNEL_MAPPINGS, ROLE_GRANTS, WORKSPACES, Workspace, as_row
+from storage.refusals import Barred, NotAllowed, PersonBarred, Refusal, RoleUnknown
+from storage.seen import moments
 
-FRESH_MEMBERSHIP = 60  # seconds that Slack's answer about a user group counts for everything
-EMERGENCY_MEMBERSHIP = 3600  # seconds that it counts for stopping a credential, when Slack cannot be asked anew
+FRESH = 60  # seconds that Slack's answer about a person or a user group counts for everything
+EMERGENCY = 3600  # seconds that it counts for stopping a credential, when Slack cannot be asked anew
 HELPERS_NAMED = 5
 
 
@@ -62,11 +65,13 @@ class Actor:
     owner: bool = False
     barred: Barred | None = None
     channel: str | None = None
-    """The channel they act in, and therefore are a member of."""
+    """The channel they act in and are a member of."""
     groups: Mapping[str, int] = field(default_factory=dict)
     """The user groups they are known to be in, with the age of Slack's answer in seconds."""
     unanswered: frozenset[str] = frozenset()
     """User groups that Slack could not be asked about."""
+    account_age: int = 0
+    """Seconds since Slack was asked who this is."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +86,37 @@ class Right:
     everywhere: bool = False
 
 
-async def rights(session: AsyncSession, actor: Actor, workspace: Workspace | None) -> list[Right]:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A grant, as far as it decides something."""
+
+    principal: str
+    role: Role
+    workspace_id: int | None
+
+
+def rights(tx: Transaction, actor: Actor, workspace: Workspace | None) -> list[Right]:
     """All that gives the actor something in the workspace (None: in all workspaces), strongest first."""
     if actor.barred:
         return []
     found = [Right(Standing.OWNER, "settings", everywhere=True)] if actor.owner else []
-    for grant in await _grants(session, actor.team, workspace):
-        if grant.principal == actor.user or grant.principal in actor.groups:
-            everywhere = grant.workspace_id is None
-            found.append(Right(Role(grant.role), grant.principal, actor.groups.get(grant.principal), everywhere))
+    for grant in _grants(tx, actor.team, workspace, (actor.user, *actor.groups)):
+        found.append(Right(grant.role, grant.principal, actor.groups.get(grant.principal), grant.workspace_id is None))
     if workspace is not None and actor.channel:
-        mapping = await session.get(ChannelMapping, (actor.team, actor.channel))
-        if mapping and mapping.workspace_id == workspace.id and not mapping.paused:
+        mapping = select(CHANNEL_MAPPINGS.c.workspace_id, CHANNEL_MAPPINGS.c.paused).where(
+            CHANNEL_MAPPINGS.c.team_id == actor.team, CHANNEL_MAPPINGS.c.channel_id == actor.channel
+        )
+        if tx.connection.execute(mapping).first() == (workspace.id, False):
             found.append(Right(Standing.MEMBER, actor.channel))
     return sorted(found, key=lambda right: STRONGEST_FIRST.index(right.role))
 
 
-async def may(session: AsyncSession, actor: Actor, action: Action, workspace: Workspace | None) -> Right:
+def allowed(held: Iterable[Right]) -> frozenset[Action]:
+    """All that these rights allow together."""
+    return frozenset[Action]().union(*(TABLE[right.role] for right in held))
+
+
+def may(tx: Transaction, actor: Actor, action: Action, workspace: Workspace | None) -> Right:
     """The right by which the actor may do this in the workspace (None: in all of them).
 
     Raises:
@@ -105,63 +124,101 @@ async def may(session: AsyncSession, actor: Actor, action: Action, workspace: Wo
         RoleUnknown: a user group would decide, and Slack could not be asked recently enough.
         NotAllowed: with the people who can help.
     """
+    try:
+        return _may(tx, actor, action, workspace)
+    except Refusal as refusal:
+        refusal.workspace_id = workspace.id if workspace else None
+        raise
+
+
+def _may(tx: Transaction, actor: Actor, action: Action, workspace: Workspace | None) -> Right:
     if actor.barred:
         raise PersonBarred(actor.barred)
-    longest = EMERGENCY_MEMBERSHIP if action in (Action.DELETE, Action.LIST) else FRESH_MEMBERSHIP
-    held = await rights(session, actor, workspace)
+    longest = EMERGENCY if action is Action.DELETE else FRESH
+    if actor.account_age > longest:
+        raise RoleUnknown
+    held = rights(tx, actor, workspace)
     outdated = set(actor.unanswered)
     for right in held:
         if action in TABLE[right.role]:
             if right.age is None or right.age <= longest:
                 return right
             outdated.add(right.via)
-    for grant in await _grants(session, actor.team, workspace):
-        if grant.principal in outdated and action in TABLE[Role(grant.role)]:
-            raise RoleUnknown
-    may_list = any(Action.LIST in TABLE[right.role] for right in held)
-    raise NotAllowed(action, workspace.name if workspace else None, await helpers(session, actor, workspace), may_list)
+    if any(action in TABLE[grant.role] for grant in _grants(tx, actor.team, workspace, outdated)):
+        raise RoleUnknown
+    raise NotAllowed(
+        action, workspace.name if workspace else None, helpers(tx, actor.team, workspace), held[0].role.value if held else None
+    )
 
 
-async def deciding_groups(session: AsyncSession, actor: Actor, workspaces: Sequence[int] | None = None) -> list[str]:
+@dataclass(frozen=True)
+class ToAsk:
+    """The user groups to ask Slack about, and when Slack last said that one of them, or the person, changed."""
+
+    groups: list[str]
+    changed: Mapping[str, datetime]
+
+
+def to_ask(tx: Transaction, user: str, team: str, workspaces: Sequence[int] | None) -> ToAsk:
+    """What must be asked about somebody before their rights in these workspaces (None: in all) are known."""
+    groups = deciding_groups(tx, Actor(user, team), workspaces)
+    return ToAsk(groups, moments(tx, [user, *groups]))
+
+
+def deciding_groups(tx: Transaction, actor: Actor, workspaces: Sequence[int] | None = None) -> list[str]:
     """The user groups whose membership can give the actor a role (in these workspaces): those to ask Slack about."""
-    query = select(RoleGrant.principal).where(RoleGrant.team_id == actor.team, RoleGrant.principal.like("S%"))
+    query = select(ROLE_GRANTS.c.principal).where(
+        ROLE_GRANTS.c.team_id == actor.team, ROLE_GRANTS.c.principal >= "S", ROLE_GRANTS.c.principal < "T"
+    )
     if workspaces is not None:
-        query = query.where(or_(RoleGrant.workspace_id.is_(None), RoleGrant.workspace_id.in_(workspaces)))
-    return list((await session.scalars(query.distinct().order_by(RoleGrant.principal))).all())
+        query = query.where(or_(ROLE_GRANTS.c.workspace_id.is_(None), ROLE_GRANTS.c.workspace_id.in_(workspaces)))
+    return sorted(tx.connection.scalars(query.distinct()))
 
 
-async def helpers(session: AsyncSession, actor: Actor, workspace: Workspace | None) -> list[str]:
+def helpers(tx: Transaction, team: str | None, workspace: Workspace | None) -> list[str]:
     """The users and user groups who administer the workspace, at most five; empty when only the owners do."""
-    admins = [g.principal for g in await _grants(session, actor.team, workspace) if g.role == Role.ADMIN]
-    return sorted(set(admins))[:HELPERS_NAMED]
+    return sorted({grant.principal for grant in _grants(tx, team, workspace) if grant.role is Role.ADMIN})[:HELPERS_NAMED]
 
 
-async def principals(session: AsyncSession, team: str, workspace: Workspace, action: Action) -> list[str]:
+def principals(tx: Transaction, team: str, workspace: Workspace, action: Action) -> list[str]:
     """The users and user groups who may do this in the workspace by a grant, at most five, on-call ones first."""
-    held = [one for one in await _grants(session, team, workspace) if action in TABLE[Role(one.role)]]
-    held.sort(key=lambda one: (one.role != Role.RESPONDER, not one.principal.startswith("S")))
+    held = [one for one in _grants(tx, team, workspace) if action in TABLE[one.role]]
+    held.sort(key=lambda one: (one.role is not Role.RESPONDER, not one.principal.startswith("S")))
     return list(dict.fromkeys(one.principal for one in held))[:HELPERS_NAMED]
 
 
-async def visible_workspaces(session: AsyncSession, actor: Actor, action: Action) -> list[Workspace]:
-    """The workspaces in which the actor may do this by a grant or as an owner, by name."""
+def visible_workspaces(tx: Transaction, actor: Actor, action: Action, limit: int) -> list[Workspace]:
+    """The workspaces in which the actor may do this by a grant or as an owner, by name, at most `limit`."""
     if actor.barred:
         return []
-    query = select(Workspace).order_by(Workspace.name, Workspace.id)
-    if not actor.owner:
-        roles = [role for role in Role if action in TABLE[role]]
-        grants = select(RoleGrant.workspace_id).where(
-            RoleGrant.team_id == actor.team,
-            RoleGrant.role.in_(roles),
-            RoleGrant.principal.in_([actor.user, *actor.groups]),
-        )
-        granted = set((await session.scalars(grants)).all())
-        if None not in granted:
-            query = query.where(Workspace.id.in_(granted))
-    return list((await session.scalars(query)).all())
+    query = select(WORKSPACES).order_by(WORKSPACES.c.name, WORKSPACES.c.id).limit(limit)
+    return [as_row(Workspace, row) for row in tx.connection.execute(_visible(tx, actor, action, query))]
 
 
-async def _grants(session: AsyncSession, team: str | None, workspace: Workspace | None) -> list[RoleGrant]:
-    here = or_(RoleGrant.workspace_id.is_(None), RoleGrant.workspace_id == (workspace.id if workspace else None))
-    query = select(RoleGrant).where(RoleGrant.team_id == team, here).order_by(RoleGrant.id)
-    return list((await session.scalars(query)).all())
+def _visible(tx: Transaction, actor: Actor, action: Action, query: Select[Any]) -> Select[Any]:
+    if actor.owner:
+        return query
+    roles = [role.value for role in Role if action in TABLE[role]]
+    grants = select(ROLE_GRANTS.c.workspace_id).where(
+        ROLE_GRANTS.c.team_id == actor.team,
+        ROLE_GRANTS.c.principal.in_([actor.user, *actor.groups]),
+        ROLE_GRANTS.c.role.in_(roles),
+    )
+    granted = set(tx.connection.scalars(grants))
+    return query if None in granted else query.where(WORKSPACES.c.id.in_(granted))
+
+
+def _grants(tx: Transaction, team: str | None, workspace: Workspace | None, principals: Iterable[str] | None = None) -> list[Held]:
+    """The grants that count in the workspace: of these principals, or of all, in the order they were given."""
+    columns = ROLE_GRANTS.c
+    which: list[ColumnElement[bool]] = [columns.team_id == team]
+    if principals is not None:
+        named = sorted(set(principals))
+        if not named:
+            return []
+        which.append(columns.principal.in_(named))
+    here: list[ColumnElement[bool]] = [columns.workspace_id.is_(None)]
+    if workspace is not None:
+        here.append(columns.workspace_id == workspace.id)
+    query = select(columns.principal, columns.role, columns.workspace_id).where(*which, or_(*here)).order_by(columns.id)
+    return [Held(row.principal, Role(row.role), row.workspace_id) for row in tx.connection.execute(query)]

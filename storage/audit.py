@@ -1,29 +1,30 @@
 """The audit log: one row for every attempt that changed something or was denied, in the transaction of the change.
 
-`attempt` is the only way to a write transaction, so there is no change without its row. Each row carries the SHA-256 of the row before
-it and of itself, and `audit_head` the last of them: a row that was changed, removed or cut off at the end is noticed by `verify`.
+`attempt` is the only way to change anything: `Database.change` commits nothing that did not go through it. Each row carries the SHA-256
+of the row before it and of itself, and `audit_head` the last of them: a row that was changed, removed or cut off at the end is noticed by
+`verify`.
 """
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import or_, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage import errands
 from storage.access import Action, Actor, Right, may
-from storage.database import Database
-from storage.models import AuditEvent, AuditHead, Credential, Workspace, milliseconds
+from storage.database import Transaction
+from storage.models import AUDIT_EVENTS, AUDIT_HEAD, AuditEvent, Credential, Workspace, as_row, milliseconds
 from storage.passwords import mask
 from storage.refusals import PersonBarred, Refusal
 
 GENESIS = "0" * 64
 PAGE = 15
-VERIFY_BATCH = 1000
+VERIFY_BATCH = 5000
 REASON_MAX = 300
 
 
@@ -41,13 +42,20 @@ class What(StrEnum):
     """The password before the rotation stops, because somebody said so or because its overlap is over."""
     SUSPEND = "suspend"
     RESUME = "resume"
+    SUSPEND_ALL = "workspace.suspend"
+    RESUME_ALL = "workspace.resume"
+    REVOKE_ALL = "workspace.revoke"
+    """All credentials of a workspace are to be deleted, in batches."""
     EXPIRY = "expiry.change"
     REMIND = "expiry.remind"
     LEAK = "leak.noticed"
     LIST = "list"
     OPEN = "open"
-    """A modal that the person may not open."""
+    """A modal or a message that the person may not see."""
+    LOOK_UP = "whois"
     MAKE_WORKSPACE = "workspace.add"
+    CHANGE_WORKSPACE = "workspace.change"
+    REMOVE_WORKSPACE = "workspace.remove"
     MAP_CHANNEL = "channel.map"
     UNMAP_CHANNEL = "channel.unmap"
     PAUSE_CHANNEL = "channel.pause"
@@ -56,6 +64,17 @@ class What(StrEnum):
     NOTICES = "workspace.notices"
     GRANT = "access.grant"
     UNGRANT = "access.remove"
+    ASK = "access.ask"
+    """Somebody asked an admin for a role."""
+    DECLINE = "access.decline"
+    OWNER = "owner.change"
+    LIMITS = "limits.change"
+    KEEP = "unused.keep"
+    QUEUE = "queue.order"
+    UNTOLD = "errand.untold"
+    """Something that was owed to somebody could not be told."""
+    REPLAY = "store.replay"
+    """A revocation that a restore of the database had undone was made anew."""
 
 
 class Surface(StrEnum):
@@ -81,11 +100,25 @@ class Origin:
     """View id or message ts."""
 
 
+@dataclass(frozen=True)
+class Changed:
+    """Something that happened: `what`, by whom, to which workspace and credentials, and its audit rows."""
+
+    what: What
+    origin: Origin
+    workspace: Workspace | None
+    credentials: Sequence[Credential]
+    first_event: int
+    last_event: int
+    quiet: bool
+    """Nobody is told of it."""
+
+
 class Attempt:
     """One attempt inside its transaction. What it is `about` goes into the row, also when it is refused."""
 
-    def __init__(self, session: AsyncSession, origin: Origin) -> None:
-        self.session = session
+    def __init__(self, tx: Transaction, origin: Origin) -> None:
+        self.tx = tx
         self.origin = origin
         self.right: Right | None = None
         self.workspace: Workspace | None = None
@@ -95,12 +128,19 @@ class Attempt:
         self.subject: str | None = None
         self.void = False
         """There was nothing to do after all: no row."""
+        self.quiet = False
+        """One of many steps that are told of together."""
+        self.refused: Refusal | None = None
 
-    async def allow(self, action: Action, workspace: Workspace | None) -> Right:
+    def allow(self, action: Action, workspace: Workspace | None) -> Right:
         """`access.may` for the person who attempts this. Raises its refusals."""
         self.workspace = workspace
-        self.right = await may(self.session, self.origin.actor, action, workspace)
+        self.right = may(self.tx, self.origin.actor, action, workspace)
         return self.right
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Writes the refusal down and goes on: other attempts of the same transaction may succeed."""
+        self.refused = refusal
 
     def rows(self, outcome: str, cause: str | None = None) -> list[dict[str, Any]]:
         """What the audit rows say of the attempt: one, or one for each of several credentials."""
@@ -118,83 +158,106 @@ class Attempt:
         return [row | {"credential_id": one.id if one else None, "username": one.username if one else None} for one in about]
 
 
-@asynccontextmanager
-async def attempt(db: Database, what: What, origin: Origin, reason: str | None = None) -> AsyncIterator[Attempt]:
-    """A write transaction for one attempt, with its audit row. Nobody who is barred gets as far as the attempt.
+@contextmanager
+def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = None) -> Iterator[Attempt]:
+    """One attempt, with its audit row and what is owed for it. Nobody who is barred gets as far as the attempt.
 
-    A refusal raised inside undoes what the attempt changed, is written down with its cause, and goes on to the caller. Any other
+    A refusal raised inside ends the transaction: what it changed is undone, and the refusal is written down with its cause. Any other
     exception undoes everything and writes nothing.
     """
-    rows: list[dict[str, Any]] = []
+    tx.attempted = True
+    current = Attempt(tx, origin)
     try:
-        async with db.write() as session:
-            current = Attempt(session, origin)
-            try:
-                if origin.actor.barred:
-                    raise PersonBarred(origin.actor.barred)
-                yield current
-            except Refusal as refusal:
-                rows = current.rows(outcome="refused", cause=refusal.cause)  # before the session forgets what is undone
-                raise
-            if not current.void:
-                await _append(db, session, what, origin, current.rows(outcome="done"), reason)
-    except Refusal:
-        async with db.write() as session:
-            await _append(db, session, what, origin, rows, reason)
+        if origin.actor.barred:
+            raise PersonBarred(origin.actor.barred)
+        yield current
+    except Refusal as refusal:
+        refused = current.rows("refused", refusal.cause)
+
+        def write_down(writing: Transaction) -> None:
+            _append(writing, what, origin, refused, reason)
+
+        tx.denied.append(write_down)
         raise
+    if current.void:
+        return
+    if current.refused is not None:
+        _append(tx, what, origin, current.rows("refused", current.refused.cause), reason)
+        return
+    first, last = _append(tx, what, origin, current.rows("done"), reason)
+    about = current.credentials or ([current.credential] if current.credential else [])
+    errands.owe(tx, Changed(what, origin, current.workspace, about, first, last, current.quiet))
 
 
-async def record_refusal(db: Database, what: What, origin: Origin, refusal: Refusal, workspace: Workspace | None) -> None:
-    """The row for somebody who was denied before anything could be attempted."""
-    try:
-        async with attempt(db, what, origin) as current:
-            current.workspace = workspace
-            raise refusal
-    except type(refusal):
-        pass
+def record_refusal(tx: Transaction, what: What, origin: Origin, refusal: Refusal, username: str | None = None) -> None:
+    """Writes the row for somebody who was denied before anything could be attempted. `username`: the credential's that they asked for."""
+    tx.attempted = True
+    row = Attempt(tx, origin).rows("refused", refusal.cause)[0]
+    _append(tx, what, origin, [row | {"workspace_id": refusal.workspace_id, "username": username}], None)
 
 
-async def record(db: Database, what: What, origin: Origin, workspace: Workspace, credential: Credential) -> None:
-    """The row for something that was noticed, and changed nothing."""
-    async with attempt(db, what, origin) as current:
+def record(
+    tx: Transaction, what: What, origin: Origin, workspace: Workspace | None, credential: Credential | None, subject: str = ""
+) -> None:
+    """Writes the row for something that was noticed, and changed nothing."""
+    with attempt(tx, what, origin) as current:
         current.workspace = workspace
         current.credential = credential
+        current.subject = subject or None
 
 
-async def _append(
-    db: Database, session: AsyncSession, what: What, origin: Origin, rows: Sequence[Mapping[str, Any]], reason: str | None
-) -> None:
-    head = (await session.scalars(select(AuditHead))).one()
-    last_event, last_hash = head.last_event, head.last_hash
+def _append(tx: Transaction, what: What, origin: Origin, rows: Sequence[Mapping[str, Any]], reason: str | None) -> tuple[int, int]:
+    """Adds the rows to the chain, and returns the numbers of the first and the last."""
+    last_event, last_hash = tx.connection.execute(select(AUDIT_HEAD.c.last_event, AUDIT_HEAD.c.last_hash)).one()
+    first = last_event + 1
+    made = []
     for row in rows:
-        event = AuditEvent(
-            id=last_event + 1,
-            at=db.clock(),
-            action=what,
-            team_id=origin.actor.team,
-            user_id=origin.actor.user,
-            channel_id=origin.channel,
-            surface=origin.surface,
-            source_id=origin.source,
-            reason=mask(reason)[:REASON_MAX] if reason else None,
-            reference=origin.reference,
-            previous_hash=last_hash,
+        last_event += 1
+        event = {
+            "id": last_event,
+            "at": tx.now,
+            "action": what.value,
+            "team_id": origin.actor.team,
+            "user_id": origin.actor.user,
+            "channel_id": origin.channel,
+            "surface": origin.surface.value,
+            "source_id": origin.source,
+            "reason": mask(reason)[:REASON_MAX] if reason else None,
+            "reference": origin.reference,
+            "previous_hash": last_hash,
             **row,
-        )
-        event.hash = fingerprint(event)
-        session.add(event)
-        last_event, last_hash = event.id, event.hash
-    await session.execute(update(AuditHead).values(last_event=last_event, last_hash=last_hash))
+        }
+        last_hash = event["hash"] = _fingerprint(event)
+        made.append(event)
+    tx.connection.execute(AUDIT_EVENTS.insert(), made)
+    tx.connection.execute(update(AUDIT_HEAD).values(last_event=last_event, last_hash=last_hash))
+    return first, last_event
 
 
-FIELDS = [column.key for column in AuditEvent.__table__.columns if column.key != "hash"]
+FIELDS = [field.name for field in fields(AuditEvent) if field.name != "hash"]
 
 
-def fingerprint(event: AuditEvent) -> str:
+def _fingerprint(event: Mapping[str, Any]) -> str:
     """SHA-256, in hex, of the row's fields and of the row before it."""
-    values = [getattr(event, field) for field in FIELDS]
-    values[FIELDS.index("at")] = milliseconds(event.at)
+    values = [event[field] for field in FIELDS]
+    values[FIELDS.index("at")] = milliseconds(event["at"])
+    return _digest(values)
+
+
+def _digest(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of the chain."""
+
+    event: int
+    hash: str
+
+
+def head(tx: Transaction) -> Head:
+    return Head(*tx.connection.execute(select(AUDIT_HEAD.c.last_event, AUDIT_HEAD.c.last_hash)).one())
 
 
 @dataclass(frozen=True)
@@ -202,42 +265,78 @@ class Verdict:
     rows: int
     broken: int | None = None
     """The id of the first row that is not what was written, or that is missing."""
+    head: Head | None = None
+    """Where the chain ends."""
 
 
-async def verify(db: Database) -> Verdict:
-    """Follows the chain from the first row to the head."""
+def verify(
+    tx: Transaction, since: Head | None = None, last: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Verdict:
+    """Follows the chain to its head.
+
+    Args:
+        since: begins after this row, which must still have this hash: a head that was kept elsewhere.
+        last: looks only at the last so many rows, taking the row before them as it is.
+        progress: told how many rows of how many were looked at.
+    """
+    end = head(tx)
     expected, previous = 1, GENESIS
-    async with db.read() as session:
-        head = (await session.scalars(select(AuditHead))).one()
-        while True:
-            query = select(AuditEvent).where(AuditEvent.id >= expected, AuditEvent.id <= head.last_event)
-            events = (await session.scalars(query.order_by(AuditEvent.id).limit(VERIFY_BATCH))).all()
-            for event in events:
-                intact = event.id == expected and event.previous_hash == previous and event.hash == fingerprint(event)
-                if not intact:
-                    return Verdict(expected - 1, broken=expected)
-                expected, previous = expected + 1, event.hash
-            session.expunge_all()
-            if len(events) < VERIFY_BATCH:
-                break
-    reached_head = expected == head.last_event + 1 and previous == head.last_hash
-    return Verdict(expected - 1, broken=None if reached_head else expected)
+    if last is not None and end.event > last:
+        since = Head(end.event - last, _hash_of(tx, end.event - last) or "")
+    if since is not None and since.event > 0:
+        if since.event > end.event or _hash_of(tx, since.event) != since.hash:
+            return Verdict(0, broken=since.event, head=end)
+        expected, previous = since.event + 1, since.hash
+    first = expected
+    columns = [AUDIT_EVENTS.c[field] if field != "at" else AUDIT_EVENTS.c.at for field in FIELDS]
+    id_at, hash_at = FIELDS.index("id"), len(FIELDS)
+    at_at, previous_at = FIELDS.index("at"), FIELDS.index("previous_hash")
+    while True:
+        query = select(*columns, AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id >= expected, AUDIT_EVENTS.c.id <= end.event)
+        rows = tx.connection.execute(query.order_by(AUDIT_EVENTS.c.id).limit(VERIFY_BATCH)).all()
+        for row in rows:
+            values = list(row[:hash_at])
+            values[at_at] = milliseconds(values[at_at])
+            if row[id_at] != expected or row[previous_at] != previous or row[hash_at] != _digest(values):
+                return Verdict(expected - first, broken=expected, head=end)
+            expected, previous = expected + 1, row[hash_at]
+        if progress:
+            progress(expected - first, end.event - first + 1)
+        if len(rows) < VERIFY_BATCH:
+            break
+    reached_head = expected == end.event + 1 and previous == end.hash
+    return Verdict(expected - first, broken=None if reached_head else expected, head=end)
 
 
-async def latest(
-    session: AsyncSession,
-    workspace: Workspace | None,
-    about: str | None = None,
-    before: int | None = None,
-    limit: int = PAGE,
-) -> Sequence[AuditEvent]:
+def _hash_of(tx: Transaction, event: int) -> str | None:
+    return GENESIS if event == 0 else tx.connection.scalar(select(AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id == event))
+
+
+def latest(
+    tx: Transaction, workspace: Workspace | None, about: str | None = None, before: int | None = None, limit: int = PAGE
+) -> list[AuditEvent]:
     """The latest rows, newest first: of the workspace (None: of all), about a username, id or person, older than the row `before`."""
-    query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
+    query = select(AUDIT_EVENTS).order_by(AUDIT_EVENTS.c.id.desc()).limit(limit)
     if workspace is not None:
-        query = query.where(AuditEvent.workspace_id == workspace.id)
+        query = query.where(AUDIT_EVENTS.c.workspace_id == workspace.id)
     if about:
-        fields = (AuditEvent.username, AuditEvent.credential_id, AuditEvent.user_id, AuditEvent.subject)
-        query = query.where(or_(*(field == about for field in fields)))
+        columns = (AUDIT_EVENTS.c.username, AUDIT_EVENTS.c.credential_id, AUDIT_EVENTS.c.user_id, AUDIT_EVENTS.c.subject)
+        query = query.where(or_(*(column == about for column in columns)))
     if before is not None:
-        query = query.where(AuditEvent.id < before)
-    return (await session.scalars(query)).all()
+        query = query.where(AUDIT_EVENTS.c.id < before)
+    return [as_row(AuditEvent, row) for row in tx.connection.execute(query)]
+
+
+def of_reference(tx: Transaction, user: str, reference: str, within: int = 1000) -> list[AuditEvent]:
+    """The rows of what was done for one request of this user, among the latest so many of theirs; the oldest first."""
+    latest_ids = select(AUDIT_EVENTS.c.id).where(AUDIT_EVENTS.c.user_id == user).order_by(AUDIT_EVENTS.c.id.desc()).limit(within)
+    query = select(AUDIT_EVENTS).where(
+        AUDIT_EVENTS.c.id.in_(latest_ids.scalar_subquery()), AUDIT_EVENTS.c.reference == reference, AUDIT_EVENTS.c.outcome == "done"
+    )
+    return [as_row(AuditEvent, row) for row in tx.connection.execute(query.order_by(AUDIT_EVENTS.c.id))]
+
+
+def events(tx: Transaction, first: int, last: int, limit: int = 1000) -> list[AuditEvent]:
+    """The rows from number `first` to `last`, in their order, at most `limit`."""
+    query = select(AUDIT_EVENTS).where(AUDIT_EVENTS.c.id >= first, AUDIT_EVENTS.c.id <= last)
+    return [as_row(AuditEvent, row) for row in tx.connection.execute(query.order_by(AUDIT_EVENTS.c.id).limit(limit))]

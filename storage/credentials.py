@@ -1,112 +1,116 @@
-"""Credentials: made pending, activated when their password was handed over, listed, deleted.
+"""Making and ending credentials. Reading them is `storage/listing.py`; what happens between is `storage/lifecycle.py`."""
 
-Every change is one transaction with its audit row, and checks the actor's right inside it.
-"""
-
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, and_, insert, or_, select, text, update
 
 from storage import names, passwords
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
-from storage.database import Database
-from storage.models import LIVE, NOT_DELETED, Credential, State, Workspace
+from storage.database import Transaction
+from storage.models import CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, Credential, State, Workspace, as_row
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
     NameTaken,
+    NameTooSimilar,
     NoLongerPending,
     NoSuchCredential,
+    NotAllowed,
     NotDue,
+    Refusal,
 )
 from storage.workspaces import by_id, of_channel
+from storage.workspaces import save as save_workspace
 
-PAGE_ROWS = 10
 PENDING_LIFETIME = timedelta(minutes=5)
 REMIND_BEFORE = (timedelta(days=7), timedelta(days=1))
 SWEEP_BATCH = 100
-SUGGEST_AMONG = 500
 DELETED_AT_ONCE = 500  # in one transaction, which others wait for
+DELETED = {
+    "state": State.DELETED.value,
+    "password_hash": None,
+    "password_tag": None,
+    "previous_hash": None,
+    "previous_tag": None,
+    "previous_until": None,
+    "rotation_begun_at": None,
+    "delete_at": None,
+    "remind_at": None,
+}
 
 
-class Order(StrEnum):
-    NEWEST = "newest"
-    OLDEST = "oldest"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in a list a page begins: after this credential, or before it."""
-
-    credential_id: str
-    before: bool = False
-    position: int = 0
-    """How many rows stand before the page; only shown, never counted with."""
-
-
-@dataclass(frozen=True)
-class Page:
-    rows: Sequence[Credential]
-    total: int
-    first: int
-    """The position of the first row, from 1."""
-    previous: Place | None
-    next: Place | None
-
-
-async def create_pending(
-    db: Database, origin: Origin, channel: str, name: str, request_key: str, expires_at: datetime | None = None
+def create_pending(
+    tx: Transaction,
+    origin: Origin,
+    channel: str,
+    name: str,
+    request_key: str,
+    expires_at: datetime | None = None,
+    device: bool = False,
 ) -> tuple[Credential, Workspace]:
-    """The first step of section 5: a row without a hash, which cannot log in.
+    """Makes a row without a hash, which cannot log in: the first step of a creation.
 
     Args:
         channel: its workspace gets the credential, and the password will be shown there.
         request_key: Slack team and view id; a second submission of the same modal is refused.
+        device: the password will be a short one.
 
     Raises:
-        NameInvalid, NameTaken, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested.
+        NameInvalid, NameTaken, NameTooSimilar, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested.
     """
     name = names.clean_name(name)
-    async with attempt(db, What.CREATE, origin) as current:
-        session = current.session
-        workspace = await of_channel(session, origin.actor.team, channel)
-        await current.allow(Action.CREATE, workspace)
-        key = names.name_key(name)
-        same_name = and_(Credential.workspace_id == workspace.id, Credential.name_key == key, text(NOT_DELETED))
-        in_the_way = (
-            await session.scalars(select(Credential.request_key).where(or_(Credential.request_key == request_key, same_name)))
-        ).all()
+    key = names.name_key(name)
+    with attempt(tx, What.CREATE, origin) as current:
+        workspace = of_channel(tx, origin.actor.team, channel)
+        current.allow(Action.CREATE, workspace)
+        columns = CREDENTIALS.c
+        same_name = and_(columns.workspace_id == workspace.id, columns.name_key == key, text(NOT_DELETED))
+        in_the_way = tx.connection.scalars(select(columns.request_key).where(or_(columns.request_key == request_key, same_name))).all()
         if in_the_way:
             raise AlreadyRequested if request_key in in_the_way else NameTaken(name, workspace.name)
-        credential_id = passwords.new_id()
-        credential = Credential(
-            id=credential_id,
-            workspace_id=workspace.id,
-            name=name,
-            name_key=key,
-            username=names.username(workspace.slug, credential_id),
-            state=State.PENDING,
-            version=1,
-            created_at=db.clock(),
-            created_by=origin.actor.user,
-            created_in=channel,
-            request_key=request_key,
-            expires_at=expires_at,
-            remind_at=next_reminder(expires_at, db.clock()),
-        )
-        session.add(credential)
-        current.credential = credential
+        skeleton = names.skeleton(name)
+        alike = select(columns.name).where(columns.workspace_id == workspace.id, columns.name_skeleton == skeleton, text(NOT_DELETED))
+        other = tx.connection.scalar(alike.limit(1))
+        if other is not None:
+            raise NameTooSimilar(name, other, workspace.name)
+        credential_id = _unused_id(tx)
+        values = {
+            "id": credential_id,
+            "workspace_id": workspace.id,
+            "name": name,
+            "name_key": key,
+            "name_skeleton": skeleton,
+            "username": names.username(workspace.slug, credential_id),
+            "state": State.PENDING.value,
+            "version": 1,
+            "created_at": tx.now,
+            "created_by": origin.actor.user,
+            "owner": origin.actor.user,
+            "created_in": channel,
+            "request_key": request_key,
+            "expires_at": expires_at,
+            "remind_at": next_reminder(expires_at, tx.now),
+            "device": device,
+        }
+        row = tx.connection.execute(insert(CREDENTIALS).values(**values).returning(CREDENTIALS)).one()
+        current.credential = credential = as_row(Credential, row)
     return credential, workspace
 
 
-async def activate(db: Database, origin: Origin, credential_id: str, password_hash: str, tag: int | None = None) -> Credential:
-    """The last step: the password was handed over.
+def _unused_id(tx: Transaction) -> str:
+    """A new id; one that is taken already (of a million benches one in two draws one) is drawn again."""
+    while True:
+        credential_id = passwords.new_id()
+        if tx.connection.scalar(select(CREDENTIALS.c.id).where(CREDENTIALS.c.id == credential_id)) is None:
+            return credential_id
+
+
+def activate(tx: Transaction, origin: Origin, credential_id: str, password_hash: str, tag: int | None = None) -> Credential:
+    """Lets the credential log in: the last step, after the password was handed over.
 
     Args:
         tag: `passwords.tag` of the password.
@@ -114,92 +118,144 @@ async def activate(db: Database, origin: Origin, credential_id: str, password_ha
     Raises:
         NoLongerPending: the credential was discarded meanwhile.
     """
-    async with attempt(db, What.ACTIVATE, origin) as current:
-        credential = await _about(current, credential_id)
+    with attempt(tx, What.ACTIVATE, origin) as current:
+        credential = about(current, credential_id)
         if credential.state != State.PENDING:
             raise NoLongerPending
-        credential.state = State.ACTIVE
-        credential.password_hash = password_hash
-        credential.password_tag = tag
-        credential.version += 1
-        await _count(current, credential, +1)
+        values = {"state": State.ACTIVE.value, "password_hash": password_hash, "password_tag": tag, "version": credential.version + 1}
+        current.credential = credential = save(tx, credential, **values)
+        _count(tx, credential.workspace_id, +1)
     return credential
 
 
-async def discard(db: Database, origin: Origin, credential_id: str, reason: str) -> bool:
-    """Ends a pending credential whose password was not, or not surely, handed over. False when it is no longer pending."""
-    try:
-        async with attempt(db, What.DISCARD, origin, reason) as current:
-            credential = await _about(current, credential_id)
-            if credential.state != State.PENDING:
-                raise NoLongerPending
-            _end(credential, origin.actor.user, db.clock())
-    except NoLongerPending:
-        return False
-    return True
+def discard(tx: Transaction, origin: Origin, credential_id: str, reason: str) -> Credential | None:
+    """Ends a pending credential whose password was not, or not surely, handed over. None when it is no longer pending."""
+    with attempt(tx, What.DISCARD, origin, reason) as current:
+        credential = about(current, credential_id)
+        current.void = credential.state != State.PENDING
+        if current.void:
+            return None
+        current.credential = credential = _end(tx, credential, origin.actor.user)
+    return credential
 
 
-async def abandoned(db: Database) -> Sequence[Credential]:
+def abandoned(tx: Transaction) -> list[Credential]:
     """Pending credentials older than `PENDING_LIFETIME`: what a crash left behind."""
-    query = select(Credential).where(text("state = 'pending'"), Credential.created_at < db.clock() - PENDING_LIFETIME)
-    async with db.read() as session:
-        return (await session.scalars(query.order_by(Credential.created_at).limit(SWEEP_BATCH))).all()
+    query = select(CREDENTIALS).where(text("state = 'pending'"), CREDENTIALS.c.created_at < tx.now - PENDING_LIFETIME)
+    return rows(tx, query.order_by(CREDENTIALS.c.created_at).limit(SWEEP_BATCH))
 
 
-async def delete(db: Database, origin: Origin, credential_id: str, reason: str | None = None) -> tuple[Credential, Workspace]:
+def delete(tx: Transaction, origin: Origin, credential_id: str, reason: str | None = None) -> tuple[Credential, Workspace]:
     """Deletes for ever: state, hash and audit row in one transaction; a mail server refuses the next log-in.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted (with who and when).
     """
-    async with attempt(db, What.DELETE, origin, reason) as current:
-        credential = await _about(current, credential_id)
-        workspace = await by_id(current.session, credential.workspace_id)
-        await current.allow(Action.DELETE, workspace)
+    with attempt(tx, What.DELETE, origin, reason) as current:
+        credential = about(current, credential_id)
+        workspace = by_id(tx, credential.workspace_id)
+        current.allow(Action.DELETE, workspace)
         if credential.state == State.DELETED:
             raise already_deleted(credential)
         if credential.state != State.PENDING:
-            await _count(current, credential, -1)
-        _end(credential, origin.actor.user, db.clock())
+            _count(tx, workspace.id, -1)
+        current.credential = credential = _end(tx, credential, origin.actor.user)
     return credential, workspace
 
 
-async def delete_some(db: Database, origin: Origin, workspace_id: int, reason: str | None = None) -> Sequence[Credential]:
-    """Deletes up to `DELETED_AT_ONCE` of the workspace's live credentials, the oldest first; none are left when it returns none.
+@dataclass
+class Revoked:
+    """Several deletions in one transaction: what was deleted, in which workspaces, and what was in the way of each other."""
+
+    done: list[tuple[Credential, Workspace]] = field(default_factory=list)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    """By credential id."""
+
+
+def delete_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], reason: str | None = None) -> Revoked:
+    """Deletes those that can be deleted, all at once; the others stay as they are, each with its refusal and its audit row.
+
+    Raises:
+        PersonBarred, RoleUnknown: nothing was deleted.
+    """
+    ids = list(dict.fromkeys(credential_ids))
+    known = {one.id: one for one in rows(tx, select(CREDENTIALS).where(CREDENTIALS.c.id.in_(ids)))}
+    result = Revoked()
+    result.refused = {one: NoSuchCredential() for one in ids if one not in known}
+    by_workspace: dict[int, list[Credential]] = {}
+    for credential in known.values():
+        by_workspace.setdefault(credential.workspace_id, []).append(credential)
+    for workspace_id, here in by_workspace.items():
+        workspace = by_id(tx, workspace_id)
+        with attempt(tx, What.DELETE, origin, reason) as current:
+            current.credentials = here
+            try:
+                current.allow(Action.DELETE, workspace)
+            except NotAllowed as refusal:
+                result.refused |= {one.id: refusal for one in here}
+                current.refuse(refusal)
+                continue
+            living = [one for one in here if one.state != State.DELETED]
+            current.void = not living
+            if living:
+                _count(tx, workspace_id, -sum(one.state != State.PENDING for one in living))
+                current.credentials = ended = _end_all(tx, living, origin.actor.user)
+                result.done += [(one, workspace) for one in ended]
+        for gone in (one for one in here if one.state == State.DELETED):
+            with attempt(tx, What.DELETE, origin, reason) as current:
+                current.workspace, current.credential = workspace, gone
+                result.refused[gone.id] = already_deleted(gone)
+                current.refuse(result.refused[gone.id])
+    result.done.sort(key=lambda pair: ids.index(pair[0].id))
+    return result
+
+
+def order_revocation(tx: Transaction, origin: Origin, workspace_id: int, reason: str | None = None) -> Workspace:
+    """Suspends the workspace and orders that all its credentials are deleted, which an errand does in batches.
 
     Raises:
         NotAllowed (it takes an admin), RoleUnknown, PersonBarred, NoSuchWorkspace.
     """
-    async with attempt(db, What.DELETE, origin, reason) as current:
-        workspace = await by_id(current.session, workspace_id)
-        await current.allow(Action.ADMINISTER, workspace)
-        live = select(Credential).where(Credential.workspace_id == workspace.id, text(LIVE))
-        gone = (await current.session.scalars(_sorted(live, descending=False).limit(DELETED_AT_ONCE))).all()
-        for credential in gone:
-            _end(credential, origin.actor.user, db.clock())
-        workspace.credential_count -= len(gone)
-        current.credentials = gone
-        current.void = not gone
-    return gone
+    with attempt(tx, What.REVOKE_ALL, origin, reason) as current:
+        workspace = by_id(tx, workspace_id)
+        current.allow(Action.ADMINISTER, workspace)
+        current.subject = str(workspace.credential_count)
+        if workspace.suspended_at is None:
+            workspace = save_workspace(tx, workspace, suspended_at=tx.now, suspended_by=origin.actor.user)
+        current.workspace = workspace
+    return workspace
 
 
-async def overdue(db: Database) -> Sequence[Credential]:
+def delete_some(tx: Transaction, origin: Origin, workspace_id: int, reason: str | None = None) -> int:
+    """Deletes up to `DELETED_AT_ONCE` of the workspace's live credentials, as an order says; returns how many: none are left at 0."""
+    with attempt(tx, What.DELETE, origin, reason) as current:
+        current.quiet = True
+        workspace = by_id(tx, workspace_id)
+        current.workspace = workspace
+        live = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE))
+        living = rows(tx, live.order_by(CREDENTIALS.c.created_at, CREDENTIALS.c.id).limit(DELETED_AT_ONCE))
+        current.void = not living
+        if living:
+            current.credentials = _end_all(tx, living, origin.actor.user)
+            _count(tx, workspace.id, -len(living))
+    return len(living)
+
+
+def overdue(tx: Transaction) -> list[Credential]:
     """Suspended credentials that nobody resumed in the time that was given for it."""
-    query = select(Credential).where(Credential.delete_at <= db.clock(), Credential.state == State.SUSPENDED)
-    async with db.read() as session:
-        return (await session.scalars(query.order_by(Credential.delete_at).limit(SWEEP_BATCH))).all()
+    query = select(CREDENTIALS).where(CREDENTIALS.c.delete_at <= tx.now, CREDENTIALS.c.state == State.SUSPENDED.value)
+    return rows(tx, query.order_by(CREDENTIALS.c.delete_at).limit(SWEEP_BATCH))
 
 
-async def delete_overdue(db: Database, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
+def delete_overdue(tx: Transaction, origin: Origin, credential_id: str) -> Credential:
     """Deletes an overdue one, as whoever suspended it decided. Raises NotDue when it was resumed or deleted meanwhile."""
-    async with attempt(db, What.DELETE, origin, "suspended, and not resumed in time") as current:
-        credential = await _about(current, credential_id)
-        if credential.state != State.SUSPENDED or credential.delete_at is None or credential.delete_at > db.clock():
+    with attempt(tx, What.DELETE, origin, "suspended, and not resumed in time") as current:
+        credential = about(current, credential_id)
+        if credential.state != State.SUSPENDED or credential.delete_at is None or credential.delete_at > tx.now:
             raise NotDue
-        await _count(current, credential, -1)
-        _end(credential, origin.actor.user, db.clock())
-        workspace = await by_id(current.session, credential.workspace_id)
-    return credential, workspace
+        _count(tx, credential.workspace_id, -1)
+        current.credential = credential = _end(tx, credential, origin.actor.user)
+    return credential
 
 
 def next_reminder(expires_at: datetime | None, now: datetime) -> datetime | None:
@@ -214,137 +270,47 @@ def already_deleted(credential: Credential) -> AlreadyDeleted:
     return AlreadyDeleted(credential.name, credential.username, credential.deleted_by, credential.deleted_at)
 
 
-async def get(session: AsyncSession, credential_id: str) -> tuple[Credential, Workspace]:
+def get(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace]:
     """Raises NoSuchCredential."""
-    credential = await session.get(Credential, credential_id)
-    if credential is None:
+    row = tx.connection.execute(
+        select(CREDENTIALS, *WORKSPACES.c).join_from(CREDENTIALS, WORKSPACES).where(CREDENTIALS.c.id == credential_id)
+    ).one_or_none()
+    if row is None:
         raise NoSuchCredential
-    return credential, await by_id(session, credential.workspace_id)
+    split = len(CREDENTIALS.c)
+    return Credential(*row[:split]), Workspace(*row[split:])
 
 
-async def by_username(session: AsyncSession, username: str) -> Credential | None:
-    """In whatever workspace, also deleted ones."""
-    return (await session.scalars(select(Credential).where(Credential.username == username))).one_or_none()
+def rows(tx: Transaction, query: Any) -> list[Credential]:
+    """The credentials that a query of all their columns finds."""
+    return [as_row(Credential, row) for row in tx.connection.execute(query)]
 
 
-async def by_usernames(session: AsyncSession, usernames: Sequence[str]) -> Sequence[Credential]:
-    """Those that there are, also deleted ones, in the order of the usernames."""
-    found = (await session.scalars(select(Credential).where(Credential.username.in_(usernames)))).all()
-    return sorted(found, key=lambda one: usernames.index(one.username))
+def save(tx: Transaction, credential: Credential, **changes: Any) -> Credential:
+    """Writes the changed columns; returns the row as it is then. Within an attempt only."""
+    tx.connection.execute(update(CREDENTIALS).where(CREDENTIALS.c.id == credential.id).values(**changes))
+    return replace(credential, **changes)
 
 
-async def find(session: AsyncSession, workspace: Workspace, target: str, limit: int = 10) -> list[Credential]:
-    """The live credentials of the workspace that a typed name or username means: the one it names, or those that contain it.
-
-    Raises:
-        NoSuchCredential: with the closest name. AlreadyDeleted: it is the username of a deleted one of this workspace.
-    """
-    target = target.strip()
-    key = names.name_key(target)
-    live = select(Credential).where(Credential.workspace_id == workspace.id, text(LIVE))
-    exact = live.where(or_(Credential.name_key == key, Credential.username == target.lower()))
-    found = (await session.scalars(exact)).all()
-    if not found and key:
-        found = (await session.scalars(live.where(_contains(key)).limit(limit))).all()
-    if found:
-        return list(found)
-    known = await by_username(session, target.lower())
-    if known and known.workspace_id == workspace.id and known.state == State.DELETED:
-        raise already_deleted(known)
-    some = select(Credential.name).where(Credential.workspace_id == workspace.id, text(LIVE))
-    some = some.order_by(Credential.created_at.desc()).limit(SUGGEST_AMONG)
-    candidates = (await session.scalars(some)).all()
-    closest = difflib.get_close_matches(target, candidates, n=1)
-    raise NoSuchCredential(target, closest[0] if closest else None)
-
-
-def is_named(credential: Credential, target: str) -> bool:
-    """Whether the typed text is the credential's whole name or username, not only a part of it."""
-    return names.name_key(target.strip()) == credential.name_key or target.strip().lower() == credential.username
-
-
-async def page(
-    session: AsyncSession, workspace: Workspace, order: Order, words: str = "", place: Place | None = None, size: int = PAGE_ROWS
-) -> Page:
-    """Some rows of the workspace's live credentials.
-
-    Args:
-        words: each must stand in the name (in any case) or in the username.
-        place: where the page begins; None, or a credential that is gone, begins at the top.
-    """
-    listed: list[ColumnElement[bool]] = [Credential.workspace_id == workspace.id, text(LIVE)]  # type: ignore[list-item]
-    listed += [_contains(names.name_key(word)) for word in words.split()]
-    descending = order is Order.NEWEST
-    anchor = await session.get(Credential, place.credential_id) if place else None
-    if anchor is None or anchor.workspace_id != workspace.id:
-        anchor = place = None
-    backwards = place is not None and place.before
-    query = select(Credential).where(*listed)
-    if anchor is not None:
-        query = query.where(_beyond(anchor, descending != backwards))
-    query = _sorted(query, descending != backwards).limit(size + 1)
-    rows = list((await session.scalars(query)).all())
-    more = len(rows) > size
-    rows = rows[:size]
-    if backwards:
-        rows.reverse()
-        if not more and len(rows) < size:
-            return await page(session, workspace, order, words, size=size)
-    total = workspace.credential_count
-    if words and place is None and not more:
-        total = len(rows)  # all that match are here: a second search would only count them
-    elif words:
-        total = (await session.scalars(select(func.count()).select_from(Credential).where(*listed))).one()
-    first = min(place.position, max(total - len(rows), 0)) + 1 if place else 1
-    if place and not backwards and not more:
-        first = max(total - len(rows), 0) + 1
-    has_previous = more if backwards else place is not None
-    has_next = True if backwards else more
-    return Page(
-        rows,
-        total,
-        first,
-        Place(rows[0].id, before=True, position=max(first - 1 - size, 0)) if rows and has_previous else None,
-        Place(rows[-1].id, position=first - 1 + len(rows)) if rows and has_next else None,
-    )
-
-
-def _contains(key: str) -> ColumnElement[bool]:
-    return or_(Credential.name_key.contains(key, autoescape=True), Credential.username.contains(key, autoescape=True))
-
-
-def _beyond(anchor: Credential, descending: bool) -> ColumnElement[bool]:
-    at, key = Credential.created_at, Credential.id
-    if descending:
-        return and_(at <= anchor.created_at, or_(at < anchor.created_at, key < anchor.id))
-    return and_(at >= anchor.created_at, or_(at > anchor.created_at, key > anchor.id))
-
-
-def _sorted(query: Select[Credential], descending: bool) -> Select[Credential]:
-    if descending:
-        return query.order_by(Credential.created_at.desc(), Credential.id.desc())
-    return query.order_by(Credential.created_at, Credential.id)
-
-
-async def _about(current: Attempt, credential_id: str) -> Credential:
-    credential = await current.session.get(Credential, credential_id)
-    if credential is None:
-        raise NoSuchCredential
-    current.credential = credential
-    current.workspace = await by_id(current.session, credential.workspace_id)
+def about(current: Attempt, credential_id: str) -> Credential:
+    """The credential that an attempt is about; its row says so, also when it is refused. Raises NoSuchCredential."""
+    credential, workspace = get(current.tx, credential_id)
+    current.credential, current.workspace = credential, workspace
     return credential
 
 
-async def _count(current: Attempt, credential: Credential, change: int) -> None:
-    workspace = await by_id(current.session, credential.workspace_id)
-    workspace.credential_count += change
+def _count(tx: Transaction, workspace_id: int, change: int) -> None:
+    counting = update(WORKSPACES).where(WORKSPACES.c.id == workspace_id)
+    tx.connection.execute(counting.values(credential_count=WORKSPACES.c.credential_count + change))
 
 
-def _end(credential: Credential, by: str, at: datetime) -> None:
-    credential.state = State.DELETED
-    credential.password_hash = credential.password_tag = None
-    credential.previous_hash = credential.previous_tag = credential.previous_until = None
-    credential.rotation_begun_at = credential.delete_at = credential.remind_at = None
-    credential.version += 1
-    credential.deleted_by = by
-    credential.deleted_at = at
+def _end(tx: Transaction, credential: Credential, by: str) -> Credential:
+    return _end_all(tx, [credential], by)[0]
+
+
+def _end_all(tx: Transaction, living: Sequence[Credential], by: str) -> list[Credential]:
+    ids = [one.id for one in living]
+    which: ColumnElement[bool] = CREDENTIALS.c.id == ids[0] if len(ids) == 1 else CREDENTIALS.c.id.in_(ids)
+    values: dict[str, Any] = DELETED | {"deleted_by": by, "deleted_at": tx.now}
+    tx.connection.execute(update(CREDENTIALS).where(which).values(version=CREDENTIALS.c.version + 1, **values))
+    return [replace(one, version=one.version + 1, **values) for one in living]

@@ -1,37 +1,80 @@
-"""The connection to SQLite or PostgreSQL: reads, writes, and the schema's version."""
+"""The connection to SQLite or PostgreSQL: reads, changes, notes, and the schema's version.
+
+A storage function is plain code written against a `Transaction`. `Database` runs it whole, in one transaction on a database thread, so
+that a caller on the event loop waits for one hop. A thread cannot be cancelled: a caller whose time is up goes on at once, and a look at
+its `_Job` right before the commit keeps what it gave up from being committed.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from storage.refusals import Refusal
 
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 STATEMENT_TIMEOUT = 10.0  # seconds
+READERS = 3  # threads; with one, a slow search would keep every list waiting
+WRITERS = 4  # threads on PostgreSQL; on SQLite only one can write
 WRITER_LOCK = 0x534D5450  # PostgreSQL's advisory lock that only one writer holds
-DEFAULT_URL = "sqlite+aiosqlite:///smtp-bot.db"
+DEFAULT_URL = "sqlite:///smtp-bot.db"
 
 Clock = Callable[[], datetime]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Trouble(StrEnum):
+    """Why the database did not do what it was asked."""
+
+    AWAY = "away"
+    """It does not answer, or the connection broke."""
+    LOCKED = "locked"
+    """Somebody else holds its lock."""
+    FULL = "full"
+    READ_ONLY = "read_only"
+    LATE = "late"
+    """The caller's time was up."""
+    REPLACED = "replaced"
+    """The SQLite file is another one than the one that is open."""
+
+
+class Unavailable(Exception):
+    """The database did not do it: nothing was changed, for sure."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble)
+        self.trouble = trouble
+
+
+class OutcomeUnknown(Exception):
+    """The change may have been committed, or not: the answer to COMMIT was lost, or the caller's time was up while it was under way."""
+
+
 def parse_url(text_url: str) -> URL:
-    """Reads `DATABASE_URL` and chooses the asynchronous driver.
+    """Reads `DATABASE_URL` and chooses the driver.
 
     Raises:
         ValueError: it is not the address of an SQLite file or a PostgreSQL database. The message never repeats the address, which may
@@ -45,7 +88,7 @@ def parse_url(text_url: str) -> URL:
         case "sqlite":
             if not url.database or url.database == ":memory:":
                 raise ValueError("SQLite needs a file: sqlite:///smtp-bot.db")
-            return url.set(drivername="sqlite+aiosqlite")
+            return url.set(drivername="sqlite")
         case "postgresql" | "postgres":
             return url.set(drivername="postgresql+psycopg")
         case other:
@@ -60,124 +103,397 @@ class Schema(StrEnum):
     """Made by a newer release than this one."""
 
 
+class Transaction:
+    """One transaction, as a storage function sees it.
+
+    Attributes:
+        now: the moment that everything in this transaction happens at.
+        denied: write the rows of what was refused in it, in a transaction of their own after the change was undone.
+        attempted: something went through `audit.attempt`.
+        owed: an errand was written down.
+    """
+
+    def __init__(self, connection: Connection, clock: Clock, sqlite: bool) -> None:
+        self.connection = connection
+        self.now = clock()
+        self.sqlite = sqlite
+        self.denied: list[Callable[[Transaction], None]] = []
+        self.attempted = False
+        self.owed = False
+
+
+class _Job:
+    """One function on its way through a database thread, and the caller who may give it up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._committing = False
+
+    def give_up(self) -> bool:
+        """Nobody waits any more. True when nothing will be committed, False when that is no longer known."""
+        with self._lock:
+            self._given_up = True
+            return not self._committing
+
+    def check(self) -> None:
+        """Raises Unavailable when nobody waits any more."""
+        with self._lock:
+            if self._given_up:
+                raise Unavailable(Trouble.LATE)
+
+    def commit(self) -> None:
+        """From now on the outcome is the database's to tell. Raises Unavailable when nobody waits any more."""
+        with self._lock:
+            if self._given_up:
+                raise Unavailable(Trouble.LATE)
+            self._committing = True
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """Threads of their own with connections of their own, so that one kind of work never waits for another."""
+
+    engine: Engine
+    threads: ThreadPoolExecutor
+
+    def close(self) -> None:
+        self.threads.shutdown(wait=True, cancel_futures=True)
+        self.engine.dispose()
+
+
 class Database:
     """One store, shared by everything in this process.
 
     Args:
         url: see `parse_url`.
         clock: tells the time for all that is stored.
-        pool_size: connections kept open.
+        readers: threads that read at once.
     """
 
-    def __init__(self, url: str, clock: Clock = utc_now, pool_size: int = 5) -> None:
+    def __init__(self, url: str, clock: Clock = utc_now, readers: int = READERS) -> None:
         self.url = parse_url(url)
         self.clock = clock
         self.sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = self._connect(pool_size)
-        # What needs no durability (the memory of signatures) must not wait for the disk, nor for a connection.
-        self._notes = self._connect(2, durable=False)
-        self._writer = self._engine.execution_options(begin="IMMEDIATE")
-        self._note_writer = self._notes.execution_options(begin="IMMEDIATE")
-        # SQLite lets writers of one process wait by polling, in no order; here they stand in a queue.
-        self._turn: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.sqlite else nullcontext()
+        self.owed: Callable[[], None] = lambda: None
+        """Called on the event loop after a commit that left an errand."""
+        self._reading = self._lane("read", readers)
+        self._writing = self._lane("change", 1 if self.sqlite else WRITERS)
+        # What needs no durability (the memory of signatures, heartbeats) must not wait for the disk, nor for a change.
+        self._noting = self._lane("note", 1, durable=False)
+        # SQLite lets writers wait for each other by polling, in no order; those of one process stand in a queue.
+        self._turn = threading.Lock() if self.sqlite else contextlib.nullcontext()
+        self._file = _identity(self.url) if self.sqlite else None
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees one moment of the store (SQLite) or each statement's (PostgreSQL)."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            yield session
+    async def read(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the function returns, from one moment of the store (SQLite) or each statement's (PostgreSQL).
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
-        """A write transaction; one at a time on either database, so that what was checked in it still holds when it commits.
-
-        Used by `audit.attempt` alone: no audit, no change.
+        Raises:
+            Unavailable, Refusal of the function.
         """
-        async with self._turn, AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-            if not self.sqlite:
-                await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
-            yield session
 
-    @asynccontextmanager
-    async def note(self) -> AsyncIterator[AsyncSession]:
-        """A short write transaction for what needs no audit row and may be lost in a power failure."""
-        async with self._turn, AsyncSession(self._note_writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        def work(_job: _Job) -> T:
+            with self._reading.engine.connect() as connection:
+                if not self.sqlite:
+                    return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)
+                connection.exec_driver_sql("BEGIN")
+                try:
+                    return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)
+                finally:
+                    connection.exec_driver_sql("ROLLBACK")
 
-    async def autocommit(self) -> AsyncConnection:
-        """A connection outside of any transaction, for who asks single questions often; each sees the store as it is then. Close it."""
-        connection = await self._engine.connect()
-        if self.sqlite:
-            return await connection.execution_options(begin=None)
-        return await connection.execution_options(isolation_level="AUTOCOMMIT")
+        return await self._run(self._reading, work)
+
+    async def change(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function that changes something, in a transaction that no other change overlaps.
+
+        A `Refusal` undoes what the function changed; what it denied is written to the audit log before the refusal goes on.
+
+        Raises:
+            Unavailable: nothing was changed. OutcomeUnknown: it may have been; look. Refusal of the function.
+        """
+
+        def work(job: _Job) -> tuple[T, bool]:
+            with self._writing.engine.connect() as connection:
+                try:
+                    with self._begun(connection, job) as transaction:
+                        result = function(transaction, *args, **kwargs)
+                        if not transaction.attempted:
+                            raise RuntimeError(f"{function.__qualname__} changes without an audit row")
+                except Refusal:
+                    if transaction.denied:
+                        with self._begun(connection, job) as writing:
+                            for write_down in transaction.denied:
+                                write_down(writing)
+                    raise
+            return result, transaction.owed
+
+        result, owed = await self._run(self._writing, work)
+        if owed:
+            self.owed()
+        return result
+
+    async def note(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function that writes what needs no audit row and may be lost in a power failure. Raises Unavailable."""
+
+        def work(job: _Job) -> T:
+            with self._noting.engine.connect() as connection, self._begun(connection, job, alone=False) as transaction:
+                return function(transaction, *args, **kwargs)
+
+        return await self._run(self._noting, work)
+
+    async def look(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Reads after every change that was under way has ended: tells what became of one whose outcome is unknown. Raises Unavailable."""
+
+        def work(job: _Job) -> T:
+            with self._writing.engine.connect() as connection, self._begun(connection, job) as transaction:
+                return function(transaction, *args, **kwargs)
+
+        return await self._run(self._writing, work)
+
+    @contextlib.contextmanager
+    def _begun(self, connection: Connection, job: _Job, alone: bool = True) -> Iterator[Transaction]:
+        """A write transaction, committed at the end unless an exception ends it or nobody waits any more.
+
+        Args:
+            alone: no other change runs at the same time.
+        """
+        with self._turn:
+            job.check()
+            if self.sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.begin()
+                if alone:
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+            try:
+                yield Transaction(connection, self.clock, self.sqlite)
+                job.commit()
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            try:
+                if self.sqlite:
+                    connection.exec_driver_sql("COMMIT")
+                else:
+                    connection.commit()
+            except DBAPIError as error:
+                self._roll_back(connection)
+                # SQLite says for sure when it has not committed; over a network the answer may have been lost on its way.
+                if self.sqlite or not error.connection_invalidated:
+                    raise
+                raise OutcomeUnknown from None
+
+    def _roll_back(self, connection: Connection) -> None:
+        with contextlib.suppress(DBAPIError):
+            if self.sqlite:
+                connection.exec_driver_sql("ROLLBACK")
+            else:
+                connection.rollback()
+
+    async def _run(self, lane: _Lane, work: Callable[[_Job], T]) -> T:
+        job = _Job()
+
+        def run() -> T:
+            job.check()
+            try:
+                return work(job)
+            except SQLAlchemyError as error:
+                trouble = _trouble(error)
+                if trouble is None:
+                    raise
+                raise Unavailable(trouble) from None
+
+        future = asyncio.get_running_loop().run_in_executor(lane.threads, run)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            doubts = _doubts.get()
+            if not job.give_up() and doubts is not None:
+                doubts.append(job)
+            future.cancel()
+            future.add_done_callback(_retrieved)
+            raise
+
+    async def ping(self) -> None:
+        """Tries a read and a write. Raises Unavailable with what is wrong."""
+        if self.sqlite and self._file is not None and _identity(self.url) != self._file:
+            raise Unavailable(Trouble.REPLACED)
+        await self.read(lambda tx: tx.connection.exec_driver_sql("SELECT 1").scalar())
+        await self.note(_touch)
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        await self._notes.dispose()
+        """Ends the threads, after what they are at."""
+        for lane in (self._reading, self._writing, self._noting):
+            await asyncio.to_thread(lane.close)
 
     async def schema(self) -> Schema:
         """How the schema in the database stands to the one this release needs."""
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(_schema)
+        return await asyncio.to_thread(self._on_own_connection, _schema)
 
     async def upgrade(self) -> None:
         """Brings the schema up to date; safe to call on a current one."""
-        async with self._engine.connect() as connection:
+        await asyncio.to_thread(self._on_own_connection, self._upgrade)
+
+    def _upgrade(self, connection: Connection) -> None:
+        if not self.sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({WRITER_LOCK})")
+            connection.commit()
+        try:
+            _upgrade(connection)
+            connection.commit()
+        finally:
             if not self.sqlite:
-                await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": WRITER_LOCK})
-                await connection.commit()
-            try:
-                await connection.run_sync(_upgrade)
-                await connection.commit()
-            finally:
-                if not self.sqlite:
-                    await connection.rollback()
-                    await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": WRITER_LOCK})
-                    await connection.commit()
+                connection.rollback()
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({WRITER_LOCK})")
+                connection.commit()
 
-    async def ping(self, timeout: float = 2.0) -> None:
-        """Asks the database for an answer within `timeout` seconds; raises what went wrong."""
-        async with asyncio.timeout(timeout), self._engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
-
-    def _connect(self, pool_size: int, durable: bool = True) -> AsyncEngine:
-        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 5, "pool_timeout": BUSY_TIMEOUT, "hide_parameters": True}
+    def _on_own_connection(self, function: Callable[[Connection], T]) -> T:
+        """Without the time limits of serving: a migration of a large store takes its time."""
+        engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
-            engine = create_async_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT}, **options)
+            _prepare_sqlite(engine, "FULL", transactional=True)
+        try:
+            with engine.connect() as connection:
+                return function(connection)
+        finally:
+            engine.dispose()
+            if self.sqlite:
+                self._file = _identity(self.url)
+
+    def _lane(self, name: str, threads: int, durable: bool = True) -> _Lane:
+        engine = create_engine(
+            self.url,
+            poolclass=QueuePool,
+            pool_size=threads,
+            max_overflow=0,
+            pool_reset_on_return=None if self.sqlite else "rollback",
+            hide_parameters=True,
+            **({} if self.sqlite else {"pool_pre_ping": name != "read", "isolation_level": "AUTOCOMMIT" if name == "read" else None}),
+            **self._options(durable),
+        )
+        if self.sqlite:
             _prepare_sqlite(engine, "FULL" if durable else "NORMAL")
-            return engine
-        settings = {
-            "statement_timeout": int(STATEMENT_TIMEOUT * 1000),
-            "lock_timeout": int(BUSY_TIMEOUT * 1000),
-            "synchronous_commit": "on" if durable else "off",
+        return _Lane(engine, ThreadPoolExecutor(threads, thread_name_prefix=f"db-{name}"))
+
+    def _options(self, durable: bool | None) -> dict[str, Any]:
+        """The driver's options. `durable`: whether a commit waits for the disk; None for a connection without limits."""
+        if self.sqlite:
+            return {"connect_args": {"timeout": BUSY_TIMEOUT, "check_same_thread": False}}
+        settings: dict[str, str] = {}
+        if durable is not None:
+            settings = {
+                "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+                "lock_timeout": str(int(BUSY_TIMEOUT * 1000)),
+                "synchronous_commit": "on" if durable else "off",
+            }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        given = self.url.query.get("options", "")
+        return {
+            "connect_args": {
+                "options": f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
+                "connect_timeout": 5,
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),
+            }
         }
-        connect_args = {
-            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
-            "connect_timeout": 5,
-        }
-        return create_async_engine(self.url, connect_args=connect_args, pool_pre_ping=True, **options)
 
 
-def _prepare_sqlite(engine: AsyncEngine, synchronous: str) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
+_doubts: ContextVar[list[_Job] | None] = ContextVar("doubts", default=None)
+
+
+@contextlib.asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """Gives what runs inside so many seconds.
+
+    Raises:
+        Unavailable (LATE): nothing was changed. OutcomeUnknown: the time was up during a commit.
+    """
+    doubts: list[_Job] = []
+    before = _doubts.set(doubts)
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        if doubts:
+            raise OutcomeUnknown from None
+        raise Unavailable(Trouble.LATE) from None
+    finally:
+        _doubts.reset(before)
+
+
+def _retrieved(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _touch(tx: Transaction) -> None:
+    tx.connection.exec_driver_sql("UPDATE audit_head SET id = id")
+
+
+def _identity(url: URL) -> tuple[int, int] | None:
+    """Device and inode of an SQLite file; None while it is not there."""
+    try:
+        found = os.stat(url.database or "")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _trouble(error: SQLAlchemyError) -> Trouble | None:
+    """The word for an error of the database's; None when it is one of ours."""
+    if not isinstance(error, DBAPIError):
+        return None
+    code = getattr(error.orig, "sqlite_errorname", "") or getattr(error.orig, "sqlstate", "") or ""
+    if code.startswith("SQLITE_"):
+        for prefix, trouble in SQLITE_TROUBLES.items():
+            if code.startswith(prefix):
+                return trouble
+        return None
+    if error.connection_invalidated or (not code and isinstance(error, OperationalError | InterfaceError)):
+        return Trouble.AWAY
+    return next((trouble for prefix, trouble in POSTGRES_TROUBLES.items() if code.startswith(prefix)), None)
+
+
+SQLITE_TROUBLES = {
+    "SQLITE_BUSY": Trouble.LOCKED,
+    "SQLITE_LOCKED": Trouble.LOCKED,
+    "SQLITE_FULL": Trouble.FULL,
+    "SQLITE_READONLY": Trouble.READ_ONLY,
+    "SQLITE_IOERR": Trouble.AWAY,
+    "SQLITE_CANTOPEN": Trouble.AWAY,
+    "SQLITE_CORRUPT": Trouble.AWAY,
+    "SQLITE_NOTADB": Trouble.AWAY,
+}  # https://www.sqlite.org/rescode.html
+POSTGRES_TROUBLES = {
+    "08": Trouble.AWAY,
+    "57P": Trouble.AWAY,
+    "57014": Trouble.LATE,
+    "55P03": Trouble.LOCKED,
+    "53100": Trouble.FULL,
+    "53": Trouble.AWAY,
+    "25006": Trouble.READ_ONLY,
+}  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+
+
+def _prepare_sqlite(engine: Engine, synchronous: str, transactional: bool = False) -> None:
+    """`transactional`: SQLAlchemy begins transactions (for migrations); otherwise `Database` does."""
+
+    @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # the begin event below decides, not the driver
+        connection.isolation_level = None  # the driver begins nothing by itself
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", "cache_size=-16000"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "invalidate")
-    def invalidate(connection: DBAPIConnection, _record: ConnectionPoolEntry, _error: BaseException | None) -> None:
-        # A cancelled statement keeps its connection open after it was closed, and with it the write lock, until it is collected.
-        with suppress(Exception):
-            connection.rollback()
+    if transactional:
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        kind = connection.get_execution_options().get("begin", "DEFERRED")
-        if kind is not None:
-            connection.exec_driver_sql(f"BEGIN {kind}")
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _config() -> Config:

@@ -1,22 +1,20 @@
 """Role grants: giving and taking them. What they allow is `storage/access.py`."""
 
 import re
-from collections.abc import Sequence
 
-from sqlalchemy import or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import delete, insert, or_, select, update
 
 from storage.access import Action, Role
-from storage.audit import Origin, What, attempt
-from storage.database import Database
-from storage.models import RoleGrant, Workspace
+from storage.audit import Attempt, Origin, What, attempt
+from storage.database import Transaction
+from storage.models import ROLE_GRANTS, RoleGrant, Workspace, as_row
 from storage.refusals import NoSuchGrant, PrincipalInvalid
 from storage.workspaces import by_id
 
 PRINCIPAL = re.compile(r"[UWS][A-Z0-9]{2,30}")  # a Slack user (U, W) or user group (S)
 
 
-async def grant(db: Database, origin: Origin, team: str, principal: str, role: Role, workspace_id: int | None) -> RoleGrant:
+def grant(tx: Transaction, origin: Origin, team: str, principal: str, role: Role, workspace_id: int | None) -> RoleGrant:
     """Gives the principal the role in the workspace (None: in all of them), in place of the one it had there.
 
     Raises:
@@ -24,42 +22,42 @@ async def grant(db: Database, origin: Origin, team: str, principal: str, role: R
     """
     if not PRINCIPAL.fullmatch(principal):
         raise PrincipalInvalid
-    async with attempt(db, What.GRANT, origin) as current:
+    with attempt(tx, What.GRANT, origin) as current:
         current.subject = f"{principal} {role}"
-        session = current.session
-        if workspace_id is None:
-            await current.allow(Action.MAKE_WORKSPACE, None)
-        else:
-            await current.allow(Action.ADMINISTER, await by_id(session, workspace_id))
-        same = select(RoleGrant).where(RoleGrant.team_id == team, RoleGrant.principal == principal)
-        here = RoleGrant.workspace_id.is_(None) if workspace_id is None else RoleGrant.workspace_id == workspace_id
-        held = (await session.scalars(same.where(here))).one_or_none()
-        if held is None:
-            held = RoleGrant(team_id=team, principal=principal, workspace_id=workspace_id)
-            session.add(held)
-        held.role = role
-        held.granted_at = db.clock()
-        held.granted_by = origin.actor.user
-    return held
+        _allow(tx, current, workspace_id)
+        columns = ROLE_GRANTS.c
+        here = columns.workspace_id.is_(None) if workspace_id is None else columns.workspace_id == workspace_id
+        values = {"role": role.value, "granted_at": tx.now, "granted_by": origin.actor.user}
+        same = (columns.team_id == team, columns.principal == principal, here)
+        row = tx.connection.execute(update(ROLE_GRANTS).where(*same).values(**values).returning(ROLE_GRANTS)).one_or_none()
+        if row is None:
+            adding = insert(ROLE_GRANTS).values(team_id=team, principal=principal, workspace_id=workspace_id, **values)
+            row = tx.connection.execute(adding.returning(ROLE_GRANTS)).one()
+    return as_row(RoleGrant, row)
 
 
-async def remove(db: Database, origin: Origin, grant_id: int) -> RoleGrant:
+def remove(tx: Transaction, origin: Origin, grant_id: int) -> RoleGrant:
     """Raises NoSuchGrant, NotAllowed."""
-    async with attempt(db, What.UNGRANT, origin) as current:
-        held = await current.session.get(RoleGrant, grant_id)
-        if held is None or held.team_id != origin.actor.team:
+    with attempt(tx, What.UNGRANT, origin) as current:
+        row = tx.connection.execute(select(ROLE_GRANTS).where(ROLE_GRANTS.c.id == grant_id)).one_or_none()
+        if row is None or row.team_id != origin.actor.team:
             raise NoSuchGrant
+        held = as_row(RoleGrant, row)
         current.subject = f"{held.principal} {held.role}"
-        if held.workspace_id is None:
-            await current.allow(Action.MAKE_WORKSPACE, None)
-        else:
-            await current.allow(Action.ADMINISTER, await by_id(current.session, held.workspace_id))
-        await current.session.delete(held)
+        _allow(tx, current, held.workspace_id)
+        tx.connection.execute(delete(ROLE_GRANTS).where(ROLE_GRANTS.c.id == grant_id))
     return held
 
 
-async def of_workspace(session: AsyncSession, team: str, workspace: Workspace) -> Sequence[RoleGrant]:
+def _allow(tx: Transaction, current: Attempt, workspace_id: int | None) -> None:
+    if workspace_id is None:
+        current.allow(Action.MAKE_WORKSPACE, None)
+    else:
+        current.allow(Action.ADMINISTER, by_id(tx, workspace_id))
+
+
+def of_workspace(tx: Transaction, team: str, workspace: Workspace) -> list[RoleGrant]:
     """The grants that count in the workspace, those for all workspaces among them, in the order they were given."""
-    here = or_(RoleGrant.workspace_id == workspace.id, RoleGrant.workspace_id.is_(None))
-    query = select(RoleGrant).where(RoleGrant.team_id == team, here)
-    return (await session.scalars(query.order_by(RoleGrant.id))).all()
+    here = or_(ROLE_GRANTS.c.workspace_id == workspace.id, ROLE_GRANTS.c.workspace_id.is_(None))
+    query = select(ROLE_GRANTS).where(ROLE_GRANTS.c.team_id == team, here).order_by(ROLE_GRANTS.c.id)
+    return [as_row(RoleGrant, row) for row in tx.connection.execute(query)]

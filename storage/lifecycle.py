@@ -4,17 +4,16 @@ A rotation is handed over like a creation: `begin_rotation` marks it as on its w
 `finish_rotation`, after the new password was handed over. What was not surely handed over is cancelled, and the old password goes on.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
-from storage.credentials import PENDING_LIFETIME, SWEEP_BATCH, already_deleted, get, next_reminder
-from storage.database import Database
-from storage.models import LIVE, Credential, State, Workspace, milliseconds
+from storage.credentials import PENDING_LIFETIME, SWEEP_BATCH, about, already_deleted, get, next_reminder, rows, save
+from storage.database import Transaction
+from storage.models import CREDENTIALS, LIVE, Credential, State, Workspace, milliseconds
 from storage.refusals import (
     ChannelNotMapped,
     ExpiryInvalid,
@@ -23,7 +22,6 @@ from storage.refusals import (
     IsSuspended,
     NoOldPassword,
     NoSuchCredential,
-    NotDue,
     NotSuspended,
     RotatedMeanwhile,
     RotationEnded,
@@ -49,8 +47,8 @@ def has_expired(credential: Credential, now: datetime) -> bool:
     return credential.expires_at is not None and credential.expires_at <= now
 
 
-async def begin_rotation(
-    db: Database, origin: Origin, credential_id: str, channel: str, key: str, mark: int | None
+def begin_rotation(
+    tx: Transaction, origin: Origin, credential_id: str, channel: str, key: str, mark: int | None
 ) -> tuple[Credential, Workspace]:
     """The first step: a new password is on its way; the present one goes on.
 
@@ -63,19 +61,17 @@ async def begin_rotation(
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended, HasExpired, RotationRepeated,
         RotationUnderWay, RotatedMeanwhile, ChannelNotMapped (also: to another workspace), ChannelPaused.
     """
-    async with attempt(db, What.ROTATE, origin) as current:
-        credential, workspace = await _allowed(current, credential_id, Action.CREATE)
-        if (await current.session.scalars(select(Credential.id).where(Credential.rotation_key == key))).first():
+    with attempt(tx, What.ROTATE, origin) as current:
+        credential, workspace = _allowed(current, credential_id, Action.CREATE)
+        if tx.connection.scalar(select(CREDENTIALS.c.id).where(CREDENTIALS.c.rotation_key == key)) is not None:
             raise RotationRepeated
-        may_rotate(credential, db.clock())
+        may_rotate(credential, tx.now)
         if rotation_mark(credential) != mark and credential.rotated_at:
             raise RotatedMeanwhile(credential.name, credential.rotation_by or "", credential.rotated_at)
-        if (await of_channel(current.session, origin.actor.team, channel)).id != workspace.id:
+        if of_channel(tx, origin.actor.team, channel).id != workspace.id:
             raise ChannelNotMapped
-        credential.rotation_key = key
-        credential.rotation_begun_at = db.clock()
-        credential.rotation_by = origin.actor.user
-        credential.rotation_in = channel
+        begun = {"rotation_key": key, "rotation_begun_at": tx.now, "rotation_by": origin.actor.user, "rotation_in": channel}
+        credential = save(tx, credential, **begun)
     return credential, workspace
 
 
@@ -90,88 +86,88 @@ def may_rotate(credential: Credential, now: datetime) -> None:
         raise RotationUnderWay(credential.name, credential.rotation_by or "")
 
 
-async def finish_rotation(
-    db: Database,
+def finish_rotation(
+    tx: Transaction,
     origin: Origin,
     credential_id: str,
     key: str,
     password_hash: str,
     tag: int | None = None,
     overlap: timedelta | None = None,
+    device: bool = False,
 ) -> Credential:
     """The last step: the new password was handed over. The old one goes on for the overlap, or stops now.
 
     Raises:
         RotationEnded: the credential was deleted or suspended, or the rotation cancelled meanwhile.
     """
-    async with attempt(db, What.FINISH_ROTATION, origin) as current:
-        credential, _ = await _about(current, credential_id)
+    with attempt(tx, What.FINISH_ROTATION, origin) as current:
+        credential = _about(current, credential_id)
         if not _on_its_way(credential, key):
             raise RotationEnded
-        now = db.clock()
-        current.subject = f"old password until {now + overlap:%Y-%m-%dT%H:%MZ}" if overlap else "old password stopped"
-        credential.previous_hash = credential.password_hash if overlap else None
-        credential.previous_tag = credential.password_tag if overlap else None
-        credential.previous_until = now + overlap if overlap else None
-        credential.password_hash = password_hash
-        credential.password_tag = tag
-        credential.current_used_at = credential.previous_used_at = None
-        credential.rotated_at = now
-        credential.rotation_begun_at = None
-        credential.version += 1
+        until = tx.now + overlap if overlap else None
+        current.subject = f"old password until {until:%Y-%m-%dT%H:%MZ}" if until else "old password stopped"
+        current.credential = credential = save(
+            tx,
+            credential,
+            previous_hash=credential.password_hash if until else None,
+            previous_tag=credential.password_tag if until else None,
+            previous_until=until,
+            password_hash=password_hash,
+            password_tag=tag,
+            device=device,
+            current_used_at=None,
+            previous_used_at=None,
+            rotated_at=tx.now,
+            rotation_begun_at=None,
+            version=credential.version + 1,
+        )
     return credential
 
 
-async def cancel_rotation(db: Database, origin: Origin, credential_id: str, key: str, reason: str) -> bool:
-    """The new password was not, or not surely, handed over: nothing changes. False when the rotation is no longer on its way."""
-    try:
-        async with attempt(db, What.CANCEL_ROTATION, origin, reason) as current:
-            credential, _ = await _about(current, credential_id)
-            if not _on_its_way(credential, key):
-                raise RotationEnded
-            credential.rotation_begun_at = None
-    except RotationEnded:
-        return False
-    return True
+def cancel_rotation(tx: Transaction, origin: Origin, credential_id: str, key: str, reason: str) -> bool:
+    """Ends a rotation whose password was not, or not surely, handed over: nothing changes. False when it is no longer on its way."""
+    with attempt(tx, What.CANCEL_ROTATION, origin, reason) as current:
+        credential = _about(current, credential_id)
+        current.void = not _on_its_way(credential, key)
+        if not current.void:
+            current.credential = save(tx, credential, rotation_begun_at=None)
+    return not current.void
 
 
-async def works_with(db: Database, credential_id: str, password_hash: str) -> bool:
+def works_with(tx: Transaction, credential_id: str, password_hash: str) -> bool:
     """Whether this is the present password: tells a commit whose answer was lost from one that did not happen."""
-    async with db.read() as session:
-        credential, _ = await get(session, credential_id)
+    credential, _ = get(tx, credential_id)
     return credential.password_hash == password_hash
 
 
-async def end_previous(db: Database, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
+def end_previous(tx: Transaction, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
     """Stops the password before the rotation now.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, NoOldPassword.
     """
-    async with attempt(db, What.END_PREVIOUS, origin) as current:
-        credential, workspace = await _allowed(current, credential_id, Action.DELETE)
+    with attempt(tx, What.END_PREVIOUS, origin) as current:
+        credential, workspace = _allowed(current, credential_id, Action.DELETE)
         check_live(credential)
-        if not has_old_password(credential, db.clock()):
+        if not has_old_password(credential, tx.now):
             raise NoOldPassword(credential.name)
-        _forget_previous(credential)
+        current.credential = credential = _forget_previous(tx, credential)
     return credential, workspace
 
 
-async def forget_previous(db: Database, origin: Origin, credential_id: str) -> bool:
+def forget_previous(tx: Transaction, origin: Origin, credential_id: str) -> bool:
     """Wipes an old password whose overlap is over; False when that is done already. Log-ins refuse it since its time."""
-    try:
-        async with attempt(db, What.END_PREVIOUS, origin, "its overlap is over") as current:
-            credential, _ = await _about(current, credential_id)
-            if credential.previous_until is None or credential.previous_until > db.clock():
-                raise NotDue
-            _forget_previous(credential)
-    except NotDue:
-        return False
-    return True
+    with attempt(tx, What.END_PREVIOUS, origin, "its overlap is over") as current:
+        credential = _about(current, credential_id)
+        current.void = credential.previous_until is None or credential.previous_until > tx.now
+        if not current.void:
+            current.credential = _forget_previous(tx, credential)
+    return not current.void
 
 
-async def suspend(
-    db: Database, origin: Origin, credential_id: str, reason: str | None = None, delete_after: timedelta | None = None
+def suspend(
+    tx: Transaction, origin: Origin, credential_id: str, reason: str | None = None, delete_after: timedelta | None = None
 ) -> tuple[Credential, Workspace]:
     """Refused everywhere from the next log-in on, until it is resumed. A rotation on its way ends without effect.
 
@@ -181,52 +177,53 @@ async def suspend(
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended.
     """
-    async with attempt(db, What.SUSPEND, origin, reason) as current:
-        credential, workspace = await _allowed(current, credential_id, Action.DELETE)
+    with attempt(tx, What.SUSPEND, origin, reason) as current:
+        credential, workspace = _allowed(current, credential_id, Action.DELETE)
         check_live(credential)
         if credential.state == State.SUSPENDED:
             raise is_suspended(credential)
-        now = db.clock()
-        credential.state = State.SUSPENDED
-        credential.suspended_at = now
-        credential.suspended_by = origin.actor.user
-        credential.delete_at = now + delete_after if delete_after else None
-        credential.rotation_begun_at = None
-        credential.version += 1
+        current.credential = credential = save(
+            tx,
+            credential,
+            state=State.SUSPENDED.value,
+            suspended_at=tx.now,
+            suspended_by=origin.actor.user,
+            delete_at=tx.now + delete_after if delete_after else None,
+            rotation_begun_at=None,
+            version=credential.version + 1,
+        )
     return credential, workspace
 
 
-async def resume(db: Database, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
+def resume(tx: Transaction, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
     """Works again with the same password, unless it expired meanwhile.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, NotSuspended.
     """
-    async with attempt(db, What.RESUME, origin) as current:
-        credential, workspace = await _allowed(current, credential_id, Action.CREATE)
+    with attempt(tx, What.RESUME, origin) as current:
+        credential, workspace = _allowed(current, credential_id, Action.CREATE)
         check_live(credential)
         if credential.state != State.SUSPENDED:
             raise NotSuspended(credential.name)
-        credential.state = State.ACTIVE
-        credential.suspended_at = credential.suspended_by = credential.delete_at = None
-        credential.version += 1
+        working = {"state": State.ACTIVE.value, "suspended_at": None, "suspended_by": None, "delete_at": None}
+        current.credential = credential = save(tx, credential, **working, version=credential.version + 1)
     return credential, workspace
 
 
-async def change_expiry(db: Database, origin: Origin, credential_id: str, expires_at: datetime | None) -> tuple[Credential, Workspace]:
+def change_expiry(tx: Transaction, origin: Origin, credential_id: str, expires_at: datetime | None) -> tuple[Credential, Workspace]:
     """Lets the credential work until then; None: without an end.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, ExpiryInvalid.
     """
-    async with attempt(db, What.EXPIRY, origin) as current:
-        credential, workspace = await _allowed(current, credential_id, Action.CREATE)
+    with attempt(tx, What.EXPIRY, origin) as current:
+        credential, workspace = _allowed(current, credential_id, Action.CREATE)
         check_live(credential)
-        check_expiry(expires_at, db.clock())
+        check_expiry(expires_at, tx.now)
         current.subject = f"until {expires_at:%Y-%m-%dT%H:%MZ}" if expires_at else "never expires"
-        credential.expires_at = expires_at
-        credential.remind_at = next_reminder(expires_at, db.clock())
-        credential.version += 1
+        until = {"expires_at": expires_at, "remind_at": next_reminder(expires_at, tx.now)}
+        current.credential = credential = save(tx, credential, **until, version=credential.version + 1)
     return credential, workspace
 
 
@@ -238,33 +235,30 @@ def check_expiry(expires_at: datetime | None, now: datetime) -> None:
         raise ExpiryInvalid(ExpiryProblem.TOO_FAR)
 
 
-async def remind(db: Database, origin: Origin, credential_id: str) -> tuple[Credential, Workspace]:
-    """Takes a due reminder for this caller alone, who then tells people. Raises NotDue."""
-    async with attempt(db, What.REMIND, origin) as current:
-        credential, workspace = await _about(current, credential_id)
-        now = db.clock()
-        if credential.remind_at is None or credential.remind_at > now:
-            raise NotDue
-        credential.remind_at = next_reminder(credential.expires_at, now)
-    return credential, workspace
+def remind(tx: Transaction, origin: Origin, credential_id: str) -> None:
+    """Owes people a reminder that is due, once. Does nothing when another replica was first."""
+    with attempt(tx, What.REMIND, origin) as current:
+        credential = _about(current, credential_id)
+        current.void = credential.remind_at is None or credential.remind_at > tx.now
+        if not current.void:
+            current.credential = save(tx, credential, remind_at=next_reminder(credential.expires_at, tx.now))
 
 
-async def abandoned_rotations(db: Database) -> Sequence[Credential]:
+def abandoned_rotations(tx: Transaction) -> list[Credential]:
     """Rotations that a crash left on their way."""
-    return await _some(db, Credential.rotation_begun_at < db.clock() - PENDING_LIFETIME)
+    return _some(tx, CREDENTIALS.c.rotation_begun_at < tx.now - PENDING_LIFETIME)
 
 
-async def ended_overlaps(db: Database) -> Sequence[Credential]:
-    return await _some(db, Credential.previous_until <= db.clock())
+def ended_overlaps(tx: Transaction) -> list[Credential]:
+    return _some(tx, CREDENTIALS.c.previous_until <= tx.now)
 
 
-async def due_reminders(db: Database) -> Sequence[Credential]:
-    return await _some(db, Credential.remind_at <= db.clock(), text(LIVE))  # type: ignore[arg-type]
+def due_reminders(tx: Transaction) -> list[Credential]:
+    return _some(tx, CREDENTIALS.c.remind_at <= tx.now, text(LIVE))  # type: ignore[arg-type]
 
 
-async def _some(db: Database, *which: ColumnElement[bool]) -> Sequence[Credential]:
-    async with db.read() as session:
-        return (await session.scalars(select(Credential).where(*which).limit(SWEEP_BATCH))).all()
+def _some(tx: Transaction, *which: ColumnElement[bool]) -> list[Credential]:
+    return rows(tx, select(CREDENTIALS).where(*which).limit(SWEEP_BATCH))
 
 
 def is_suspended(credential: Credential) -> IsSuspended:
@@ -273,19 +267,18 @@ def is_suspended(credential: Credential) -> IsSuspended:
     return IsSuspended(credential.name, credential.username, credential.suspended_by, credential.suspended_at)
 
 
-async def _about(current: Attempt, credential_id: str) -> tuple[Credential, Workspace]:
-    session: AsyncSession = current.session
-    credential = await session.get(Credential, credential_id)
-    if credential is None or credential.state == State.PENDING:
+def _about(current: Attempt, credential_id: str) -> Credential:
+    """`credentials.about`, of one whose first password was handed over. Raises NoSuchCredential."""
+    credential = about(current, credential_id)
+    if credential.state == State.PENDING:
         raise NoSuchCredential
-    current.credential = credential
-    current.workspace = await by_id(session, credential.workspace_id)
-    return credential, current.workspace
+    return credential
 
 
-async def _allowed(current: Attempt, credential_id: str, action: Action) -> tuple[Credential, Workspace]:
-    credential, workspace = await _about(current, credential_id)
-    await current.allow(action, workspace)
+def _allowed(current: Attempt, credential_id: str, action: Action) -> tuple[Credential, Workspace]:
+    credential = _about(current, credential_id)
+    workspace = by_id(current.tx, credential.workspace_id)
+    current.allow(action, workspace)
     return credential, workspace
 
 
@@ -301,6 +294,6 @@ def _on_its_way(credential: Credential, key: str) -> bool:
     return credential.state == State.ACTIVE and credential.rotation_key == key and credential.rotation_begun_at is not None
 
 
-def _forget_previous(credential: Credential) -> None:
-    credential.previous_hash = credential.previous_tag = credential.previous_until = credential.previous_used_at = None
-    credential.version += 1
+def _forget_previous(tx: Transaction, credential: Credential) -> Credential:
+    wiped: dict[str, Any] = {"previous_hash": None, "previous_tag": None, "previous_until": None, "previous_used_at": None}
+    return save(tx, credential, **wiped, version=credential.version + 1)

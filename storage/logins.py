@@ -1,4 +1,4 @@
-"""What mail servers need of the store: looking credentials up, and writing down what was used and which process has seen what.
+"""The needs of mail servers: looking credentials up, and writing down what was used and which process has seen what.
 
 Nothing here is audited: it changes nothing about who may log in.
 """
@@ -10,10 +10,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.database import Database
-from storage.models import AuditHead, Credential, LoginCount, MailServer, State
+from storage.database import Transaction
+from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, USAGE, WORKSPACES, State
 
 SLOT = 300  # seconds of one slot of `login_counts`
 COUNTED = timedelta(hours=25)
@@ -27,29 +26,41 @@ class Known:
     id: str
     username: str
     state: str
-    version: int
     password_hash: str | None
+    password_tag: int | None
     previous_hash: str | None
+    previous_tag: int | None
     previous_until: datetime | None
     expires_at: datetime | None
+    device: bool
+    allowed_from: tuple[str, ...]
+    messages_hour: int | None
+    messages_day: int | None
+    recipients_hour: int | None
+    recipients_day: int | None
+    workspace: str
+    domains: tuple[str, ...]
+    workspace_suspended_at: datetime | None
 
     def works(self, now: datetime) -> bool:
         """Whether it may log in at all, by whichever password."""
-        return self.state == State.ACTIVE and (self.expires_at is None or self.expires_at > now)
+        if self.state != State.ACTIVE or self.workspace_suspended_at is not None:
+            return False
+        return self.expires_at is None or self.expires_at > now
 
-    def hashes(self, now: datetime) -> list[tuple[str, bool]]:
-        """The hashes that count now, each with whether it is the one from before a rotation."""
+    def hashes(self, now: datetime) -> list[tuple[str, int | None, bool]]:
+        """The hashes that count now, each with its tag and whether it is the one from before a rotation."""
         if not self.works(now):
             return []
-        found = [(self.password_hash, False)] if self.password_hash else []
+        found = [(self.password_hash, self.password_tag, False)] if self.password_hash else []
         if self.previous_hash and self.previous_until and self.previous_until > now:
-            found.append((self.previous_hash, True))
+            found.append((self.previous_hash, self.previous_tag, True))
         return found
 
 
 @dataclass(slots=True)
 class Use:
-    """What one credential was used for since the last time it was written down."""
+    """A credential's log-ins since the last time they were written down."""
 
     at: datetime
     remote: str | None
@@ -60,74 +71,76 @@ class Use:
 
 
 _COLUMNS = (
-    Credential.id,
-    Credential.username,
-    Credential.state,
-    Credential.version,
-    Credential.password_hash,
-    Credential.previous_hash,
-    Credential.previous_until,
-    Credential.expires_at,
+    CREDENTIALS.c.id,
+    CREDENTIALS.c.username,
+    CREDENTIALS.c.state,
+    CREDENTIALS.c.password_hash,
+    CREDENTIALS.c.password_tag,
+    CREDENTIALS.c.previous_hash,
+    CREDENTIALS.c.previous_tag,
+    CREDENTIALS.c.previous_until,
+    CREDENTIALS.c.expires_at,
+    CREDENTIALS.c.device,
+    CREDENTIALS.c.allowed_from,
+    CREDENTIALS.c.messages_hour,
+    CREDENTIALS.c.messages_day,
+    CREDENTIALS.c.recipients_hour,
+    CREDENTIALS.c.recipients_day,
+    WORKSPACES.c.slug,
+    WORKSPACES.c.domains,
+    WORKSPACES.c.suspended_at,
 )
 
 
-async def look_up(connection: AsyncConnection, usernames: Iterable[str]) -> dict[str, Known]:
-    """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out.
+def look_up(tx: Transaction, usernames: Iterable[str]) -> dict[str, Known]:
+    """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out."""
+    query = select(*_COLUMNS).join_from(CREDENTIALS, WORKSPACES).where(CREDENTIALS.c.username.in_(list(usernames)))
+    return {row.username: Known(*tuple(row)) for row in tx.connection.execute(query)}
 
-    Args:
-        connection: of `Database.autocommit`.
+
+def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
+    """Writes last used, by credential id, and the counts of log-ins. A note.
+
+    Rows are changed in the order of their ids, by every process alike, so that two of them never wait for each other in a circle.
     """
-    query = select(*_COLUMNS).where(Credential.username.in_(list(usernames)))
-    return {row.username: Known(*row) for row in await connection.execute(query)}
-
-
-async def record(db: Database, uses: Mapping[str, Use]) -> None:
-    """Writes last used, by credential id, and the counts of log-ins, in one transaction."""
     changed = [
-        {"key": key, "at": use.at, "remote": use.remote, "service": use.service, "previous": use.previous} for key, use in uses.items()
+        {"key": key, "at": use.at, "remote": use.remote, "service": use.service, "previous": use.previous}
+        for key, use in sorted(uses.items())
     ]
-    later = or_(Credential.last_used_at.is_(None), Credential.last_used_at <= bindparam("at"))
+    later = or_(CREDENTIALS.c.last_used_at.is_(None), CREDENTIALS.c.last_used_at <= bindparam("at"))
     used: dict[str, Any] = {
         "last_used_at": bindparam("at"),
         "last_used_from": bindparam("remote"),
         "last_used_service": bindparam("service"),
     }
-    insert = sqlite.insert(LoginCount) if db.sqlite else postgresql.insert(LoginCount)
-    adding = insert.on_conflict_do_update(
-        index_elements=["credential_id", "slot"], set_={"count": LoginCount.count + insert.excluded.count}
-    )
-    slots = [{"credential_id": key, "slot": int(use.at.timestamp()) // SLOT, "count": use.count} for key, use in uses.items()]
-    async with db.note() as session:
-        connection = await session.connection()
-        await connection.execute(update(Credential).where(Credential.id == bindparam("key"), later).values(**used), changed)
-        for previous, column in ((False, "current_used_at"), (True, "previous_used_at")):
-            some = [{"key": one["key"], "at": one["at"]} for one in changed if one["previous"] is previous]
-            if some:
-                query = update(Credential).where(Credential.id == bindparam("key"), Credential.rotated_at.is_not(None))
-                await connection.execute(query.values({column: bindparam("at")}), some)
-        await connection.execute(adding, slots)
+    insert = sqlite.insert(USAGE) if tx.sqlite else postgresql.insert(USAGE)
+    adding = insert.on_conflict_do_update(index_elements=["credential_id", "slot"], set_={"count": USAGE.c.count + insert.excluded.count})
+    slots = [{"credential_id": key, "slot": int(use.at.timestamp()) // SLOT, "count": use.count} for key, use in sorted(uses.items())]
+    tx.connection.execute(update(CREDENTIALS).where(CREDENTIALS.c.id == bindparam("key"), later).values(**used), changed)
+    for previous, column in ((False, "current_used_at"), (True, "previous_used_at")):
+        some = [{"key": one["key"], "at": one["at"]} for one in changed if one["previous"] is previous]
+        if some:
+            query = update(CREDENTIALS).where(CREDENTIALS.c.id == bindparam("key"), CREDENTIALS.c.rotated_at.is_not(None))
+            tx.connection.execute(query.values({column: bindparam("at")}), some)
+    tx.connection.execute(adding, slots)
 
 
-async def renew_hash(db: Database, credential_id: str, old: str, new: str) -> None:
-    """Puts a hash with the present parameters in an old one's place, if that still stands there."""
-    query = update(Credential).where(Credential.id == credential_id, Credential.password_hash == old)
-    async with db.note() as session:
-        await session.execute(query.values(password_hash=new))
+def renew_hash(tx: Transaction, credential_id: str, old: str, new: str, tag: int) -> None:
+    """Puts a hash with the present parameters, and the password's tag, in an old one's place, if that still stands there. A note."""
+    query = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.password_hash == old)
+    tx.connection.execute(query.values(password_hash=new, password_tag=tag))
 
 
-async def beat(db: Database, process: str, name: str, started_at: datetime, stopped: bool = False) -> None:
-    """The process lives, and sees the store as it was after the audit row that it writes down."""
-    insert = sqlite.insert(MailServer) if db.sqlite else postgresql.insert(MailServer)
-    async with db.note() as session:
-        seen = (await session.scalars(select(AuditHead.last_event))).one()
-        fresh = {"seen_at": db.clock(), "seen_event": seen, "stopped": stopped}
-        values = insert.values(id=process, name=name, started_at=started_at, **fresh)
-        await session.execute(values.on_conflict_do_update(index_elements=["id"], set_=fresh))
+def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped: bool = False) -> None:
+    """Says that the process lives, and sees the store as it was after the audit row that it writes down. A note."""
+    insert = sqlite.insert(MAIL_SERVERS) if tx.sqlite else postgresql.insert(MAIL_SERVERS)
+    seen = tx.connection.scalar(select(AUDIT_HEAD.c.last_event))
+    fresh = {"seen_at": tx.now, "seen_event": seen, "stopped": stopped}
+    values = insert.values(id=process, name=name, started_at=started_at, **fresh)
+    tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=fresh))
 
 
-async def forget_old(db: Database) -> None:
-    """Drops counts and heartbeats that nobody asks for any more."""
-    now = db.clock()
-    async with db.note() as session:
-        await session.execute(delete(LoginCount).where(LoginCount.slot < int((now - COUNTED).timestamp()) // SLOT))
-        await session.execute(delete(MailServer).where(MailServer.seen_at < now - HEARTBEATS_KEPT))
+def forget_old(tx: Transaction) -> None:
+    """Drops counts and heartbeats that nobody asks for any more. A note."""
+    tx.connection.execute(delete(USAGE).where(USAGE.c.slot < int((tx.now - COUNTED).timestamp()) // SLOT))
+    tx.connection.execute(delete(MAIL_SERVERS).where(MAIL_SERVERS.c.seen_at < tx.now - HEARTBEATS_KEPT))

@@ -7,16 +7,16 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 
 from storage.audit import What
-from storage.database import Database
+from storage.database import Transaction
 from storage.logins import SLOT
-from storage.models import AuditEvent, LoginCount, MailServer
+from storage.models import AUDIT_EVENTS, MAIL_SERVERS, USAGE, MailServer, as_row
 
 ALIVE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Who of the living processes refuses a credential, and since when the first and the last of them."""
+    """The living processes that refuse a credential, and since when the first and the last of them do."""
 
     confirmed: int
     waiting: Sequence[str]
@@ -29,14 +29,14 @@ class Proof:
         return self.confirmed + len(self.waiting)
 
 
-async def proof(db: Database, username: str, what: What) -> Proof:
+def proof(tx: Transaction, username: str, what: What) -> Proof:
     """Whether the mail servers have seen the last change of this kind to the credential with this username."""
-    now = db.clock()
-    change = select(func.max(AuditEvent.id)).where(AuditEvent.username == username, AuditEvent.action == what, AuditEvent.outcome == "done")
-    living = select(MailServer).where(MailServer.stopped.is_(False), MailServer.seen_at >= now - ALIVE).order_by(MailServer.name)
-    async with db.read() as session:
-        event = (await session.scalars(change)).one() or 0
-        servers = (await session.scalars(living)).all()
+    change = select(func.max(AUDIT_EVENTS.c.id)).where(
+        AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
+    )
+    living = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False), MAIL_SERVERS.c.seen_at >= tx.now - ALIVE)
+    event = tx.connection.scalar(change) or 0
+    servers = [as_row(MailServer, row) for row in tx.connection.execute(living.order_by(MAIL_SERVERS.c.name))]
     seen = [one.seen_at for one in servers if one.seen_event >= event]
     waiting = [one.name for one in servers if one.seen_event < event]
     return Proof(len(seen), waiting, min(seen, default=None), max(seen, default=None))
@@ -50,14 +50,13 @@ class Traffic:
     day: int = 0
 
 
-async def traffic(db: Database, credential_ids: Sequence[str]) -> dict[str, Traffic]:
+def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic]:
     """The log-ins in the last hour and day, counted in slots of five minutes."""
-    slot = int(db.clock().timestamp()) // SLOT
+    slot = int(tx.now.timestamp()) // SLOT
     counts: dict[str, Traffic] = {one: Traffic() for one in credential_ids}
-    query = select(LoginCount).where(LoginCount.credential_id.in_(credential_ids), LoginCount.slot > slot - 86400 // SLOT)
-    async with db.read() as session:
-        for row in await session.scalars(query):
-            before = counts[row.credential_id]
-            recent = row.count if row.slot > slot - 3600 // SLOT else 0
-            counts[row.credential_id] = Traffic(before.hour + recent, before.day + row.count)
+    columns = (USAGE.c.credential_id, USAGE.c.slot, USAGE.c.count)
+    query = select(*columns).where(USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - 86400 // SLOT)
+    for credential_id, at, count in tx.connection.execute(query):
+        before = counts[credential_id]
+        counts[credential_id] = Traffic(before.hour + (count if at > slot - 3600 // SLOT else 0), before.day + count)
     return counts

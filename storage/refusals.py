@@ -11,6 +11,8 @@ from typing import ClassVar
 
 class Refusal(Exception):
     cause: ClassVar[str] = "refused"
+    workspace_id: int | None = None
+    """The workspace that it is about, where one is known."""
 
 
 class Barred(StrEnum):
@@ -35,12 +37,13 @@ class NotAllowed(Refusal):
 
     cause = "not_allowed"
 
-    def __init__(self, action: str, workspace: str | None, helpers: Sequence[str], may_list: bool = False) -> None:
+    def __init__(self, action: str, workspace: str | None, helpers: Sequence[str], role: str | None = None) -> None:
         super().__init__(action)
         self.action = action
         self.workspace = workspace
         self.helpers = helpers
-        self.may_list = may_list
+        self.role = role
+        """The strongest that the person has there; whoever has one may list."""
 
 
 class RoleUnknown(Refusal):
@@ -73,6 +76,8 @@ class NameProblem(StrEnum):
     EMPTY = "empty"
     TOO_LONG = "too_long"
     CHARACTERS = "characters"
+    MARKS = "marks"
+    USERNAME = "username"
     PASSWORD = "password"  # noqa: S105  # the kind of problem, not a password
 
 
@@ -93,6 +98,18 @@ class NameTaken(Refusal):
         self.workspace = workspace
 
 
+class NameTooSimilar(Refusal):
+    """Another credential of the workspace has a name that looks the same (`names.skeleton`)."""
+
+    cause = "name_too_similar"
+
+    def __init__(self, name: str, other: str, workspace: str) -> None:
+        super().__init__()
+        self.name = name
+        self.other = other
+        self.workspace = workspace
+
+
 class SlugInvalid(Refusal):
     cause = "slug_invalid"
 
@@ -107,6 +124,23 @@ class SlugTaken(Refusal):
 
 class NoSuchWorkspace(Refusal):
     cause = "no_such_workspace"
+
+    def __init__(self, slug: str = "") -> None:
+        super().__init__()
+        self.slug = slug
+        """As it was typed; empty when it went away meanwhile."""
+
+
+class WorkspaceSuspended(Refusal):
+    """All log-ins of the workspace are refused already."""
+
+    cause = "workspace_suspended"
+
+    def __init__(self, name: str, by: str, at: datetime) -> None:
+        super().__init__()
+        self.name = name
+        self.by = by
+        self.at = at
 
 
 class NoSuchCredential(Refusal):

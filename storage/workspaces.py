@@ -1,19 +1,17 @@
 """Workspaces and the Slack channels mapped to them."""
 
-from collections.abc import Sequence
-
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.access import Action
 from storage.audit import Origin, What, attempt
-from storage.database import Database
-from storage.models import ChannelMapping, Installation, Workspace
+from storage.database import Transaction
+from storage.models import CHANNEL_MAPPINGS, INSTALLATIONS, WORKSPACES, ChannelMapping, Installation, Workspace, as_row
 from storage.names import clean_name, clean_slug
-from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchWorkspace, SlugTaken
+from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchWorkspace, NotSuspended, SlugTaken, WorkspaceSuspended
 
 
-async def add(db: Database, origin: Origin, slug: str, name: str | None = None) -> Workspace:
+def add(tx: Transaction, origin: Origin, slug: str, name: str | None = None) -> Workspace:
     """Makes a workspace; its display name is the slug when none is given.
 
     Raises:
@@ -21,68 +19,91 @@ async def add(db: Database, origin: Origin, slug: str, name: str | None = None) 
     """
     slug = clean_slug(slug)
     name = clean_name(name or slug)
-    async with attempt(db, What.MAKE_WORKSPACE, origin) as current:
+    with attempt(tx, What.MAKE_WORKSPACE, origin) as current:
         current.subject = slug
-        await current.allow(Action.MAKE_WORKSPACE, None)
-        if await by_slug(current.session, slug):
+        current.allow(Action.MAKE_WORKSPACE, None)
+        if by_slug(tx, slug):
             raise SlugTaken(slug)
-        workspace = Workspace(
+        making = insert(WORKSPACES).values(
             slug=slug,
             name=name,
             credential_count=0,
             notify_created=False,
             notify_deleted=True,
-            created_at=db.clock(),
+            created_at=tx.now,
             created_by=origin.actor.user,
         )
-        current.session.add(workspace)
-        await current.session.flush()
+        workspace = as_row(Workspace, tx.connection.execute(making.returning(WORKSPACES)).one())
         current.workspace = workspace
     return workspace
 
 
-async def by_slug(session: AsyncSession, slug: str) -> Workspace | None:
-    return (await session.scalars(select(Workspace).where(Workspace.slug == slug))).one_or_none()
+def by_slug(tx: Transaction, slug: str) -> Workspace | None:
+    row = tx.connection.execute(select(WORKSPACES).where(WORKSPACES.c.slug == slug)).one_or_none()
+    return as_row(Workspace, row) if row else None
 
 
-async def by_id(session: AsyncSession, workspace_id: int) -> Workspace:
+def named(tx: Transaction, slug: str) -> Workspace:
+    """The workspace with this slug. Raises NoSuchWorkspace, which names those there are."""
+    found = by_slug(tx, slug)
+    if found is None:
+        raise NoSuchWorkspace(slug)
+    return found
+
+
+def by_id(tx: Transaction, workspace_id: int) -> Workspace:
     """Raises NoSuchWorkspace."""
-    workspace = await session.get(Workspace, workspace_id)
-    if workspace is None:
+    row = tx.connection.execute(select(WORKSPACES).where(WORKSPACES.c.id == workspace_id)).one_or_none()
+    if row is None:
         raise NoSuchWorkspace
-    return workspace
+    return as_row(Workspace, row)
 
 
-async def all_of_them(session: AsyncSession) -> Sequence[Workspace]:
-    return (await session.scalars(select(Workspace).order_by(Workspace.name, Workspace.id))).all()
+def all_of_them(tx: Transaction) -> list[Workspace]:
+    return [as_row(Workspace, row) for row in tx.connection.execute(select(WORKSPACES).order_by(WORKSPACES.c.name, WORKSPACES.c.id))]
 
 
-async def of_channel(session: AsyncSession, team: str | None, channel: str | None) -> Workspace:
+def save(tx: Transaction, workspace: Workspace, **changes: object) -> Workspace:
+    """Writes the changed columns; returns the row as it is then. Within an attempt only."""
+    changing = update(WORKSPACES).where(WORKSPACES.c.id == workspace.id).values(**changes)
+    return as_row(Workspace, tx.connection.execute(changing.returning(WORKSPACES)).one())
+
+
+def of_channel(tx: Transaction, team: str | None, channel: str | None) -> Workspace:
     """The workspace that the channel is mapped to.
 
     Raises:
         ChannelNotMapped, ChannelPaused.
     """
-    mapping = await session.get(ChannelMapping, (team, channel)) if team and channel else None
-    if mapping is None:
+    if not team or not channel:
         raise ChannelNotMapped
-    if mapping.paused:
+    query = select(WORKSPACES, CHANNEL_MAPPINGS.c.paused).join_from(WORKSPACES, CHANNEL_MAPPINGS)
+    row = tx.connection.execute(query.where(CHANNEL_MAPPINGS.c.team_id == team, CHANNEL_MAPPINGS.c.channel_id == channel)).one_or_none()
+    if row is None:
+        raise ChannelNotMapped
+    if row[-1]:
         raise ChannelPaused
-    return await by_id(session, mapping.workspace_id)
+    return Workspace(*row[:-1])
 
 
-async def mapped(session: AsyncSession, team: str, channel: str) -> Workspace | None:
+def mapping(tx: Transaction, team: str, channel: str) -> ChannelMapping | None:
+    query = select(CHANNEL_MAPPINGS).where(CHANNEL_MAPPINGS.c.team_id == team, CHANNEL_MAPPINGS.c.channel_id == channel)
+    row = tx.connection.execute(query).one_or_none()
+    return as_row(ChannelMapping, row) if row else None
+
+
+def mapped(tx: Transaction, team: str, channel: str) -> Workspace | None:
     """The workspace that the channel is mapped to, also while that is paused."""
-    mapping = await session.get(ChannelMapping, (team, channel))
-    return await by_id(session, mapping.workspace_id) if mapping else None
+    found = mapping(tx, team, channel)
+    return by_id(tx, found.workspace_id) if found else None
 
 
-async def channels_of(session: AsyncSession, workspace: Workspace) -> Sequence[ChannelMapping]:
-    query = select(ChannelMapping).where(ChannelMapping.workspace_id == workspace.id)
-    return (await session.scalars(query.order_by(ChannelMapping.channel_id))).all()
+def channels_of(tx: Transaction, workspace_id: int) -> list[ChannelMapping]:
+    query = select(CHANNEL_MAPPINGS).where(CHANNEL_MAPPINGS.c.workspace_id == workspace_id)
+    return [as_row(ChannelMapping, row) for row in tx.connection.execute(query.order_by(CHANNEL_MAPPINGS.c.channel_id))]
 
 
-async def map_channel(db: Database, origin: Origin, team: str, channel: str, workspace_id: int) -> Workspace:
+def map_channel(tx: Transaction, origin: Origin, team: str, channel: str, workspace_id: int) -> Workspace:
     """Maps the channel to the workspace, in place of what it was mapped to before.
 
     Whoever moves a channel away from another workspace needs to administer that one too.
@@ -90,100 +111,124 @@ async def map_channel(db: Database, origin: Origin, team: str, channel: str, wor
     Raises:
         NoSuchWorkspace, NotAllowed.
     """
-    async with attempt(db, What.MAP_CHANNEL, origin) as current:
+    with attempt(tx, What.MAP_CHANNEL, origin) as current:
         current.subject = channel
-        workspace = await by_id(current.session, workspace_id)
-        mapping = await current.session.get(ChannelMapping, (team, channel))
-        if mapping is not None and mapping.workspace_id != workspace.id:
-            await current.allow(Action.ADMINISTER, await by_id(current.session, mapping.workspace_id))
-        await current.allow(Action.ADMINISTER, workspace)
-        if mapping is None:
-            mapping = ChannelMapping(team_id=team, channel_id=channel)
-            current.session.add(mapping)
-        mapping.workspace_id = workspace.id
-        mapping.paused = False
-        mapping.mapped_at = db.clock()
-        mapping.mapped_by = origin.actor.user
+        workspace = by_id(tx, workspace_id)
+        before = mapping(tx, team, channel)
+        if before is not None and before.workspace_id != workspace.id:
+            current.allow(Action.ADMINISTER, by_id(tx, before.workspace_id))
+        current.allow(Action.ADMINISTER, workspace)
+        values = {"workspace_id": workspace.id, "paused": False, "mapped_at": tx.now, "mapped_by": origin.actor.user}
+        if before is None:
+            tx.connection.execute(insert(CHANNEL_MAPPINGS).values(team_id=team, channel_id=channel, **values))
+        else:
+            _change_mapping(tx, before, **values)
     return workspace
 
 
-async def unmap_channel(db: Database, origin: Origin, team: str, channel: str) -> Workspace:
+def unmap_channel(tx: Transaction, origin: Origin, team: str, channel: str) -> Workspace:
     """Raises ChannelNotMapped, NotAllowed."""
-    async with attempt(db, What.UNMAP_CHANNEL, origin) as current:
+    with attempt(tx, What.UNMAP_CHANNEL, origin) as current:
         current.subject = channel
-        mapping = await current.session.get(ChannelMapping, (team, channel))
-        if mapping is None:
+        before = mapping(tx, team, channel)
+        if before is None:
             raise ChannelNotMapped
-        workspace = await by_id(current.session, mapping.workspace_id)
-        await current.allow(Action.ADMINISTER, workspace)
-        await current.session.delete(mapping)
+        workspace = by_id(tx, before.workspace_id)
+        current.allow(Action.ADMINISTER, workspace)
+        _drop_mapping(tx, before)
     return workspace
 
 
-async def set_notices(db: Database, origin: Origin, workspace_id: int, created: bool, deleted: bool) -> Workspace:
-    """Whether the mapped channels read that a credential was created, or deleted. Raises NoSuchWorkspace, NotAllowed."""
-    async with attempt(db, What.NOTICES, origin) as current:
-        workspace = await by_id(current.session, workspace_id)
-        await current.allow(Action.ADMINISTER, workspace)
-        workspace.notify_created = created
-        workspace.notify_deleted = deleted
+def set_notices(tx: Transaction, origin: Origin, workspace_id: int, created: bool, deleted: bool) -> Workspace:
+    """Sets whether the mapped channels read that a credential was created, or deleted. Raises NoSuchWorkspace, NotAllowed."""
+    with attempt(tx, What.NOTICES, origin) as current:
+        workspace = by_id(tx, workspace_id)
+        current.allow(Action.ADMINISTER, workspace)
+        current.void = (workspace.notify_created, workspace.notify_deleted) == (created, deleted)
+        return save(tx, workspace, notify_created=created, notify_deleted=deleted)
+
+
+def suspend_all(tx: Transaction, origin: Origin, workspace_id: int, reason: str | None = None) -> Workspace:
+    """Refuses every log-in of the workspace from now on, in one row, however many credentials it has.
+
+    Raises:
+        NoSuchWorkspace, NotAllowed (it takes an admin), RoleUnknown, PersonBarred, WorkspaceSuspended.
+    """
+    with attempt(tx, What.SUSPEND_ALL, origin, reason) as current:
+        workspace = by_id(tx, workspace_id)
+        current.allow(Action.ADMINISTER, workspace)
+        if workspace.suspended_at is not None:
+            raise WorkspaceSuspended(workspace.name, workspace.suspended_by or "", workspace.suspended_at)
+        current.workspace = workspace = save(tx, workspace, suspended_at=tx.now, suspended_by=origin.actor.user)
     return workspace
 
 
-async def channel_gone(db: Database, origin: Origin, team: str, channel: str) -> None:
+def resume_all(tx: Transaction, origin: Origin, workspace_id: int) -> Workspace:
+    """Lets the workspace's credentials log in again, as they could before. Raises NoSuchWorkspace, NotAllowed, NotSuspended."""
+    with attempt(tx, What.RESUME_ALL, origin) as current:
+        workspace = by_id(tx, workspace_id)
+        current.allow(Action.ADMINISTER, workspace)
+        if workspace.suspended_at is None:
+            raise NotSuspended(workspace.name)
+        current.workspace = workspace = save(tx, workspace, suspended_at=None, suspended_by=None)
+    return workspace
+
+
+def channel_gone(tx: Transaction, origin: Origin, team: str, channel: str) -> None:
     """Slack says that the channel was archived or deleted. Does nothing for a channel that is not mapped."""
-    async with db.read() as session:
-        if await session.get(ChannelMapping, (team, channel)) is None:
-            return
-    async with attempt(db, What.UNMAP_CHANNEL, origin) as current:
+    with attempt(tx, What.UNMAP_CHANNEL, origin) as current:
         current.subject = channel
-        mapping = await current.session.get(ChannelMapping, (team, channel))
-        current.void = mapping is None
-        if mapping is not None:
-            current.workspace = await current.session.get(Workspace, mapping.workspace_id)
-            await current.session.delete(mapping)
+        before = mapping(tx, team, channel)
+        current.void = before is None
+        if before is not None:
+            current.workspace = by_id(tx, before.workspace_id)
+            _drop_mapping(tx, before)
 
 
-async def channel_shared(db: Database, origin: Origin, team: str, channel: str, shared: bool) -> None:
+def channel_shared(tx: Transaction, origin: Origin, team: str, channel: str, shared: bool) -> None:
     """Slack says that the channel is now shared with another organization, or no longer."""
-    async with db.read() as session:
-        mapping = await session.get(ChannelMapping, (team, channel))
-        if mapping is None or mapping.paused == shared:
-            return
-    async with attempt(db, What.PAUSE_CHANNEL if shared else What.RESUME_CHANNEL, origin) as current:
+    with attempt(tx, What.PAUSE_CHANNEL if shared else What.RESUME_CHANNEL, origin) as current:
         current.subject = channel
-        mapping = await current.session.get(ChannelMapping, (team, channel))
-        current.void = mapping is None or mapping.paused == shared
-        if mapping is not None:
-            current.workspace = await current.session.get(Workspace, mapping.workspace_id)
-            mapping.paused = shared
+        before = mapping(tx, team, channel)
+        current.void = before is None or before.paused == shared
+        if before is not None:
+            current.workspace = by_id(tx, before.workspace_id)
+            _change_mapping(tx, before, paused=shared)
 
 
-async def channel_renumbered(db: Database, origin: Origin, team: str, old: str, new: str) -> None:
+def channel_renumbered(tx: Transaction, origin: Origin, team: str, old: str, new: str) -> None:
     """Slack gave the channel another id (https://docs.slack.dev/reference/events/channel_id_changed)."""
-    async with db.read() as session:
-        if await session.get(ChannelMapping, (team, old)) is None:
-            return
-    async with attempt(db, What.MOVE_CHANNEL, origin) as current:
+    with attempt(tx, What.MOVE_CHANNEL, origin) as current:
         current.subject = f"{old} {new}"
-        mapping = await current.session.get(ChannelMapping, (team, old))
-        taken = await current.session.get(ChannelMapping, (team, new))
-        current.void = mapping is None
-        if mapping is not None:
-            current.workspace = await current.session.get(Workspace, mapping.workspace_id)
-            if taken is None:
-                mapping.channel_id = new
+        before = mapping(tx, team, old)
+        current.void = before is None
+        if before is not None:
+            current.workspace = by_id(tx, before.workspace_id)
+            if mapping(tx, team, new) is None:
+                _change_mapping(tx, before, channel_id=new)
             else:
-                await current.session.delete(mapping)
+                _drop_mapping(tx, before)
 
 
-async def remember_installation(db: Database, team: str, team_name: str, bot_user: str) -> None:
-    """Keeps what `auth.test` said, for the command line."""
-    async with db.note() as session:
-        await session.merge(Installation(team_id=team, team_name=team_name, bot_user_id=bot_user, connected_at=db.clock()))
+def _change_mapping(tx: Transaction, before: ChannelMapping, **values: object) -> None:
+    where = (CHANNEL_MAPPINGS.c.team_id == before.team_id, CHANNEL_MAPPINGS.c.channel_id == before.channel_id)
+    tx.connection.execute(update(CHANNEL_MAPPINGS).where(*where).values(**values))
 
 
-async def installation(session: AsyncSession) -> Installation | None:
+def _drop_mapping(tx: Transaction, before: ChannelMapping) -> None:
+    where = (CHANNEL_MAPPINGS.c.team_id == before.team_id, CHANNEL_MAPPINGS.c.channel_id == before.channel_id)
+    tx.connection.execute(delete(CHANNEL_MAPPINGS).where(*where))
+
+
+def remember_installation(tx: Transaction, team: str, team_name: str, bot_user: str) -> None:
+    """Keeps what `auth.test` said, for the command line. A note."""
+    adding = sqlite.insert(INSTALLATIONS) if tx.sqlite else postgresql.insert(INSTALLATIONS)
+    values = {"team_name": team_name, "bot_user_id": bot_user, "connected_at": tx.now}
+    adding = adding.values(team_id=team, **values).on_conflict_do_update(index_elements=["team_id"], set_=values)
+    tx.connection.execute(adding)
+
+
+def installation(tx: Transaction) -> Installation | None:
     """The Slack team that the bot was last connected to."""
-    query = select(Installation).order_by(Installation.connected_at.desc()).limit(1)
-    return (await session.scalars(query)).one_or_none()
+    row = tx.connection.execute(select(INSTALLATIONS).order_by(INSTALLATIONS.c.connected_at.desc()).limit(1)).one_or_none()
+    return as_row(Installation, row) if row else None

@@ -317,10 +317,10 @@ async def run(url: str, sizes: tuple[int, ...]) -> None:
     channels: dict[int, Channel] = {}
     last: dict[int, Place] = {}
     for size in sizes:
-        workspace = await workspaces.add(db, BY_TEST, f"w{size}")
+        workspace = await db.change(workspaces.add, BY_TEST, f"w{size}")
         channels[size] = slack.add_channel(f"mail-{size}", person)
-        await workspaces.map_channel(db, BY_TEST, slack.world.team.id, channels[size].id, workspace.id)
-        await grants.grant(db, BY_TEST, slack.world.team.id, person.id, Role.WRITER, workspace.id)
+        await db.change(workspaces.map_channel, BY_TEST, slack.world.team.id, channels[size].id, workspace.id)
+        await db.change(grants.grant, BY_TEST, slack.world.team.id, person.id, Role.WRITER, workspace.id)
         last[size] = await fill(db, workspace, size)
     await db.close()
     kind = "SQLite" if db.sqlite else "PostgreSQL"

@@ -122,16 +122,16 @@ class Store:
 
     async def prepare(self) -> None:
         await self.db.upgrade()
-        acme = await workspaces.add(self.db, BY, "acme")
-        await workspaces.map_channel(self.db, BY, "T0SANDBOX", "C0BENCH", acme.id)
+        acme = await self.db.change(workspaces.add, BY, "acme")
+        await self.db.change(workspaces.map_channel, BY, "T0SANDBOX", "C0BENCH", acme.id)
 
     async def make(self, count: int) -> list[tuple[str, str, str]]:
         """(username, password, id) of new credentials."""
 
         async def one(number: int) -> tuple[str, str, str]:
-            made, _ = await credentials.create_pending(self.db, BY, "C0BENCH", f"App {number}", f"view {number}")
+            made, _ = await self.db.change(credentials.create_pending, BY, "C0BENCH", f"App {number}", f"view {number}")
             password = passwords.generate(made.id)
-            await credentials.activate(self.db, BY, made.id, await self._hasher.hash(password))
+            await self.db.change(credentials.activate, BY, made.id, await self._hasher.hash(password))
             return made.username, password, made.id
 
         first, self._made = self._made, self._made + count
@@ -179,7 +179,7 @@ async def after_delete(store: Store, path: Path) -> int:
     """Log-ins accepted of 20 that were begun after the deletion was committed."""
     [(username, password, credential_id)] = await store.make(1)
     await measure(path, [(username, password)] * 20)
-    await credentials.delete(store.db, BY, credential_id)
+    await store.db.change(credentials.delete, BY, credential_id)
     return (await measure(path, [(username, password)] * 20)).yes
 
 
@@ -209,7 +209,7 @@ async def delete_under_load(store: Store, path: Path) -> tuple[list[float], int]
             running = [asyncio.create_task(one(load, (username, password))) for load in made]
             await asyncio.sleep(0.1)
             pressed = time.perf_counter()
-            await credentials.delete(store.db, BY, credential_id)
+            await store.db.change(credentials.delete, BY, credential_id)
             committed.append(time.perf_counter())
             await asyncio.gather(*running)
         waits.append(refused[0] - pressed)

@@ -1,5 +1,6 @@
 """The bot in a local Slack, with people of every role, a channel of each kind and two workspaces."""
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sqlalchemy import text
+from sqlalchemy import select
 
 from bot import log
 from bot.run import Bot
@@ -21,9 +22,11 @@ from sandbox.world import Channel, Group, Message
 from storage import audit, grants, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
+from storage.credentials import rows
 from storage.database import Database
-from storage.models import AuditEvent, Credential, Workspace
+from storage.models import CREDENTIALS, AuditEvent, Credential, Workspace
 from storage.passwords import Parsed, find
+from tests import raw
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
 BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
@@ -73,8 +76,10 @@ class Stage:
     oncall: Group
 
     async def settled(self) -> None:
-        """Waits until the bot has done all that it began."""
+        """Waits until the bot has done all that it began, and all that it owes."""
         await self.bot.services.work.drain(20)
+        async with asyncio.timeout(20):
+            await self.bot.errands.idle()
 
     async def create(self, person: Person, name: str, channel: Channel | None = None) -> str:
         """The whole way by hand; returns the password as the person reads it."""
@@ -87,19 +92,14 @@ class Stage:
         return password_in(person, await person.sees(f": {name}\n", where)).canonical
 
     async def events(self, **where: Any) -> list[AuditEvent]:
-        async with self.db.read() as session:
-            rows = await audit.latest(session, None, limit=1000)
-        return [row for row in reversed(rows) if all(getattr(row, key) == value for key, value in where.items())]
+        found = await self.db.read(audit.latest, None, limit=1000)
+        return [row for row in reversed(found) if all(getattr(row, key) == value for key, value in where.items())]
 
     async def credentials(self) -> list[Credential]:
-        from sqlalchemy import select
-
-        async with self.db.read() as session:
-            return list((await session.scalars(select(Credential).order_by(Credential.created_at, Credential.id))).all())
+        return await self.db.read(rows, select(CREDENTIALS).order_by(CREDENTIALS.c.created_at, CREDENTIALS.c.id))
 
     async def passdb(self) -> list[str]:
-        async with self.db.read() as session:
-            return list((await session.scalars(text("SELECT username FROM smtp_passdb ORDER BY username"))).all())
+        return [username for (username,) in await raw.sql(self.db, "SELECT username FROM smtp_passdb ORDER BY username")]
 
 
 def password_in(person: Person, message: Message) -> Parsed:
@@ -132,15 +132,15 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
 
     db = Database(database_url, clock)
     await db.upgrade()
-    acme = await workspaces.add(db, BY_TEST, "acme", "Acme")
-    zeta = await workspaces.add(db, BY_TEST, "zeta", "Zeta")
+    acme = await db.change(workspaces.add, BY_TEST, "acme", "Acme")
+    zeta = await db.change(workspaces.add, BY_TEST, "zeta", "Zeta")
     team = slack.world.team.id
     for channel in (mail, secret, quiet):
-        await workspaces.map_channel(db, BY_TEST, team, channel.id, acme.id)
-    await workspaces.map_channel(db, BY_TEST, team, other.id, zeta.id)
+        await db.change(workspaces.map_channel, BY_TEST, team, channel.id, acme.id)
+    await db.change(workspaces.map_channel, BY_TEST, team, other.id, zeta.id)
     roles = {adam.id: Role.ADMIN, wanda.id: Role.WRITER, rita.id: Role.READER, oncall.id: Role.RESPONDER}
     for principal, role in roles.items():
-        await grants.grant(db, BY_TEST, team, principal, role, acme.id)
+        await db.change(grants.grant, BY_TEST, team, principal, role, acme.id)
 
     log.configure("DEBUG", "json")
     logs = io.StringIO()

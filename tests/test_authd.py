@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text, update
 
 from mailauth.policy import WhenAway
 from mailauth.server import AuthdConfig, Server, listen
@@ -20,9 +19,8 @@ from storage import credentials, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
-from storage.models import Credential, MailServer
 from storage.passwords import Hasher, Style
-from tests import mail_fuzz
+from tests import mail_fuzz, raw
 
 BY = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.MODAL, "ref", "C0MAIL", "V1")
 CHEAP = (8, 1, 1)
@@ -36,18 +34,18 @@ class Made:
 
 
 async def make(db: Database, name: str = "Relay", style: Style = Style.STANDARD) -> Made:
-    credential, _ = await credentials.create_pending(db, BY, "C0MAIL", name, f"view {name}")
+    credential, _ = await db.change(credentials.create_pending, BY, "C0MAIL", name, f"view {name}")
     password = passwords.generate(credential.id, style)
     hasher = Hasher(*CHEAP)
-    await credentials.activate(db, BY, credential.id, await hasher.hash(password), passwords.tag(password))
+    await db.change(credentials.activate, BY, credential.id, await hasher.hash(password), passwords.tag(password))
     hasher.close()
     return Made(credential.id, credential.username, password)
 
 
 @pytest.fixture
 async def store(db: Database) -> Database:
-    acme = await workspaces.add(db, BY, "acme")
-    await workspaces.map_channel(db, BY, "T0HOME", "C0MAIL", acme.id)
+    acme = await db.change(workspaces.add, BY, "acme")
+    await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
     return db
 
 
@@ -162,19 +160,15 @@ async def test_never_a_stale_yes(store: Database, authd: Running) -> None:
         assert await client.log_in(made.username, made.password) == "OK"
     for state, expected in (("suspended", "FAIL"), ("active", "OK"), ("pending", "FAIL"), ("active", "OK")):
         row = {"state": state, "password_hash": None} if state == "pending" else {"state": state}
-        async with store.note() as session:
-            kept = (await session.execute(text("SELECT password_hash FROM credentials"))).scalar_one()
-            await session.execute(update(Credential).values(**row))
+        kept = await raw.one(store, "SELECT password_hash FROM credentials")
+        await raw.change_credentials(store, **row)
         assert await client.log_in(made.username, made.password) == expected
-        async with store.note() as session:
-            await session.execute(update(Credential).values(state="suspended", password_hash=kept))
-    async with store.note() as session:
-        await session.execute(update(Credential).values(state="active", expires_at=store.clock() - timedelta(seconds=1)))
+        await raw.change_credentials(store, state="suspended", password_hash=kept)
+    await raw.change_credentials(store, state="active", expires_at=store.clock() - timedelta(seconds=1))
     assert await client.log_in(made.username, made.password) == "FAIL"
-    async with store.note() as session:
-        await session.execute(update(Credential).values(expires_at=None))
+    await raw.change_credentials(store, expires_at=None)
     assert await client.log_in(made.username, made.password) == "OK"
-    await credentials.delete(store, BY, made.id)
+    await store.change(credentials.delete, BY, made.id)
     assert await client.log_in(made.username, made.password) == "FAIL"
 
 
@@ -184,18 +178,15 @@ async def test_the_password_before_a_rotation_works_until_its_time(store: Databa
     assert await client.log_in(made.username, made.password) == "OK"
     new = passwords.generate(made.id)
     hasher = Hasher(*CHEAP)
-    async with store.note() as session:
-        old = (await session.execute(text("SELECT password_hash FROM credentials"))).scalar_one()
-        values = {"previous_hash": old, "password_hash": await hasher.hash(new), "rotated_at": store.clock(), "version": 9}
-        await session.execute(update(Credential).values(previous_until=store.clock() + timedelta(hours=1), **values))
+    old = await raw.one(store, "SELECT password_hash FROM credentials")
+    values = {"previous_hash": old, "password_hash": await hasher.hash(new), "rotated_at": store.clock(), "version": 9}
+    await raw.change_credentials(store, previous_until=store.clock() + timedelta(hours=1), **values)
     assert [await client.log_in(made.username, one) for one in (made.password, new, made.password)] == ["OK"] * 3
     await authd.server.verifier.flush()
-    async with store.read() as session:
-        row = await session.get_one(Credential, made.id)
-        assert row.previous_used_at
-        assert row.last_used_from == "192.0.2.7"
-    async with store.note() as session:
-        await session.execute(update(Credential).values(previous_until=store.clock()))
+    row, _ = await store.read(credentials.get, made.id)
+    assert row.previous_used_at
+    assert row.last_used_from == "192.0.2.7"
+    await raw.change_credentials(store, previous_until=store.clock())
     assert [await client.log_in(made.username, one) for one in (made.password, new)] == ["FAIL", "OK"]
     hasher.close()
 
@@ -267,15 +258,13 @@ async def test_without_the_database_nobody_is_told_a_wrong_password(store: Datab
     async with running(store, tmp_path) as authd:
         client = await authd.connect(version)
         assert await client.log_in(made.username, made.password) == "OK"
-        async with store.note() as session:
-            await session.execute(text("ALTER TABLE credentials RENAME TO away"))
+        await raw.sql(store, "ALTER TABLE credentials RENAME TO away")
         client.ask(made.username, made.password)
         answer = await client.line()
         assert answer == ("FAIL\t2\ttemp\tcode=temp_fail" if version == "1\t2" else "")
         request = {"request": "smtpd_access_policy", "sasl_username": made.username}
         assert await authd.policy(request) == ["action=451 4.3.0 Cannot check the SMTP credential right now"]
-        async with store.note() as session:
-            await session.execute(text("ALTER TABLE away RENAME TO credentials"))
+        await raw.sql(store, "ALTER TABLE away RENAME TO credentials")
         client = await authd.connect(version)
         assert await client.log_in(made.username, made.password) == "OK"
 
@@ -285,7 +274,7 @@ async def test_an_open_session_ends_with_its_credential(store: Database, authd: 
     ours = {"request": "smtpd_access_policy", "protocol_state": "MAIL", "sasl_username": made.username}
     others = [ours | {"sasl_username": name} for name in ("", "somebody@example.com", "smtp-acme-00000000")]
     assert await authd.policy(ours, *others) == ["action=DUNNO"] * 4
-    await credentials.delete(store, BY, made.id)
+    await store.change(credentials.delete, BY, made.id)
     stop = "action=421 4.7.0 This SMTP credential no longer works"
     assert await authd.policy(ours, others[0], ours) == [stop, "action=DUNNO", stop]
 
@@ -293,12 +282,10 @@ async def test_an_open_session_ends_with_its_credential(store: Database, authd: 
 async def test_a_setting_lets_mail_pass_while_the_database_is_away(store: Database, tmp_path: Path) -> None:
     made = await make(store)
     async with running(store, tmp_path, when_away=WhenAway.DUNNO) as authd:
-        async with store.note() as session:
-            await session.execute(text("ALTER TABLE credentials RENAME TO away"))
+        await raw.sql(store, "ALTER TABLE credentials RENAME TO away")
         request = {"request": "smtpd_access_policy", "sasl_username": made.username}
         assert await authd.policy(request) == ["action=DUNNO"]
-        async with store.note() as session:
-            await session.execute(text("ALTER TABLE away RENAME TO credentials"))
+        await raw.sql(store, "ALTER TABLE away RENAME TO credentials")
 
 
 async def test_use_and_heartbeat_are_written_down(store: Database, authd: Running) -> None:
@@ -307,14 +294,14 @@ async def test_use_and_heartbeat_are_written_down(store: Database, authd: Runnin
     for _ in range(5):
         assert await client.log_in(made.username, made.password) == "OK"
     await authd.server.verifier.flush()
-    async with store.read() as session:
-        row = await session.get_one(Credential, made.id)
-        assert (row.last_used_from, row.last_used_service) == ("192.0.2.7", "smtp")
-        assert (await session.execute(text("SELECT sum(count) FROM login_counts"))).scalar_one() == 5
-        server = await session.get_one(MailServer, authd.server.verifier.process)
-        head = (await session.execute(text("SELECT last_event FROM audit_head"))).scalar_one()
-        assert (server.seen_event, server.stopped) == (head, False)
-        assert row.version == 2
+    row, _ = await store.read(credentials.get, made.id)
+    assert (row.last_used_from, row.last_used_service) == ("192.0.2.7", "smtp")
+    assert await raw.one(store, "SELECT sum(count) FROM login_counts") == 5
+    [(seen, stopped)] = await raw.sql(
+        store, "SELECT seen_event, stopped FROM mail_servers WHERE id = :id", id=authd.server.verifier.process
+    )
+    assert (seen, bool(stopped)) == (await raw.one(store, "SELECT last_event FROM audit_head"), False)
+    assert row.version == 2
 
 
 async def test_an_old_hash_is_renewed_at_a_log_in(store: Database, tmp_path: Path) -> None:
@@ -324,10 +311,8 @@ async def test_an_old_hash_is_renewed_at_a_log_in(store: Database, tmp_path: Pat
     await server.verifier.start()
     assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
     await asyncio.gather(*server.verifier._renewing)
-    async with store.read() as session:
-        assert "m=16," in str((await session.get_one(Credential, made.id)).password_hash)
+    assert "m=16," in str((await store.read(credentials.get, made.id))[0].password_hash)
     assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
-    await server.verifier.close()
     hasher.close()
 
 
@@ -372,8 +357,8 @@ def test_ten_thousand_generated_inputs_break_nothing() -> None:
 async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_path: Path, workers: int) -> None:
     db = Database(database_url)
     await db.upgrade()
-    acme = await workspaces.add(db, BY, "acme")
-    await workspaces.map_channel(db, BY, "T0HOME", "C0MAIL", acme.id)
+    acme = await db.change(workspaces.add, BY, "acme")
+    await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
     made = await make(db)
     environment = os.environ | {
         "DATABASE_URL": database_url,
@@ -407,7 +392,6 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
     finally:
         if process.returncode is None:
             process.kill()
-    async with db.read() as session:
-        assert (await session.execute(text("SELECT count(*) FROM mail_servers WHERE stopped"))).scalar_one() == workers
-        assert (await session.execute(text("SELECT sum(count) FROM login_counts"))).scalar_one() >= 4
+    assert await raw.one(db, "SELECT count(*) FROM mail_servers WHERE stopped") == workers
+    assert await raw.one(db, "SELECT sum(count) FROM login_counts") >= 4
     await db.close()

@@ -37,8 +37,8 @@ async def fill(url: str, *names: str) -> list[str]:
     by = Origin(Actor("U0WANDA", "T0SANDBOX", owner=True), Surface.MODAL, "ref", "C0MAIL")
     made = []
     for name in names:
-        credential, _ = await credentials.create_pending(db, by, "C0MAIL", name, f"view {name}")
-        await credentials.activate(db, by, credential.id, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA")
+        credential, _ = await db.change(credentials.create_pending, by, "C0MAIL", name, f"view {name}")
+        await db.change(credentials.activate, by, credential.id, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA")
         made.append(credential.username)
     await db.close()
     return made

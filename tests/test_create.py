@@ -231,7 +231,7 @@ async def test_slack_asking_to_wait_is_followed(play: Stage) -> None:
 
 async def test_what_a_crash_left_pending_is_swept_and_its_requester_told(play: Stage) -> None:
     wanda = Origin(Actor(play.wanda.id, play.slack.world.team.id), Surface.MODAL, "ref", play.mail.id)
-    await credentials.create_pending(play.db, wanda, play.mail.id, "Relay", "a view")
+    await play.db.change(credentials.create_pending, wanda, play.mail.id, "Relay", "a view")
     await sweep.once(play.bot.services)
     assert [one.state for one in await play.credentials()] == ["pending"]
     play.clock.passes(minutes=6)
@@ -245,9 +245,9 @@ async def test_what_a_crash_left_pending_is_swept_and_its_requester_told(play: S
 async def test_a_role_that_is_removed_while_the_modal_is_open_stops_it(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees_modal("New SMTP credential")
-    async with play.db.read() as session:
-        [grant] = [one for one in await grants.of_workspace(session, play.slack.world.team.id, play.acme) if one.principal == play.wanda.id]
-    await grants.remove(play.db, BY_TEST, grant.id)
+    held = await play.db.read(grants.of_workspace, play.slack.world.team.id, play.acme)
+    [grant] = [one for one in held if one.principal == play.wanda.id]
+    await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.submits()
     view = await play.wanda.sees_modal("You can't create credentials in Acme")
     assert "channel" in view.errors
@@ -258,10 +258,10 @@ async def test_a_role_that_is_removed_while_the_modal_is_open_stops_it(play: Sta
 async def test_a_channel_that_is_remapped_while_the_modal_is_open_is_asked_anew(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees_modal("New SMTP credential")
-    await workspaces.map_channel(play.db, BY_TEST, play.slack.world.team.id, play.mail.id, play.zeta.id)
+    await play.db.change(workspaces.map_channel, BY_TEST, play.slack.world.team.id, play.mail.id, play.zeta.id)
     await play.wanda.submits()
     await play.wanda.sees_modal("You can't create credentials in Zeta")
-    await workspaces.unmap_channel(play.db, BY_TEST, play.slack.world.team.id, play.mail.id)
+    await play.db.change(workspaces.unmap_channel, BY_TEST, play.slack.world.team.id, play.mail.id)
     await play.wanda.submits()
     await play.wanda.sees_modal("This channel isn't connected to a mail workspace")
     assert await play.credentials() == []
@@ -270,7 +270,7 @@ async def test_a_channel_that_is_remapped_while_the_modal_is_open_is_asked_anew(
 async def test_another_channel_is_used_only_by_its_members(play: Stage) -> None:
     team = play.slack.world.team.id
     club = play.slack.add_channel("club", play.adam)
-    await workspaces.map_channel(play.db, BY_TEST, team, club.id, play.acme.id)
+    await play.db.change(workspaces.map_channel, BY_TEST, team, club.id, play.acme.id)
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees_modal("New SMTP credential")
     play.wanda.picks("Channel", club)
@@ -327,7 +327,7 @@ async def test_people_of_other_organizations_are_denied_at_every_button(play: St
     theirs = {"user": {"id": stranger.id, "name": "sam", "team_id": "T0ELSEWHERE"}}
     answer = await play.slack.deliver("interactive", play.wanda.submission(view) | theirs)
     assert "only works for members of this Slack team" in str(answer.body)
-    await grants.grant(play.db, BY_TEST, play.slack.world.team.id, stranger.id, Role.ADMIN, play.acme.id)
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, stranger.id, Role.ADMIN, play.acme.id)
     answer = await play.slack.deliver("interactive", play.wanda.submission(view) | theirs)
     assert "only works for members of this Slack team" in str(answer.body)
     assert await play.credentials() == []
@@ -344,7 +344,7 @@ async def test_an_unmapped_channel_and_a_direct_message_say_what_to_do(play: Sta
 
 async def test_while_slack_cannot_tell_who_is_in_a_group_nothing_is_created(play: Stage) -> None:
     crew = play.slack.add_group("crew", play.mia)
-    await grants.grant(play.db, BY_TEST, play.slack.world.team.id, crew.id, Role.WRITER, play.acme.id)
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, crew.id, Role.WRITER, play.acme.id)
     play.slack.fail("usergroups.users.list", Fault("internal_error", times=10))
     await play.mia.types(play.mail, "/smtp create Relay")
     await play.mia.sees("I can't check your role right now", play.mail)

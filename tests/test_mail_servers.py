@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 
-from storage.models import Credential
+from storage.models import CREDENTIALS
 from storage.passwords import Hasher, Style, generate
-from tests import mail_servers
+from tests import mail_servers, raw
 from tests.mail_servers import DEPLOY, Session, log_in
 from tests.stage import Stage, stage
 
@@ -129,27 +129,24 @@ def hyphened(password: str) -> str:
 async def rotate(play: Stage, username: str, password: str) -> None:
     """The store as a rotation with overlap leaves it."""
     hasher = Hasher(8, 1)
-    async with play.db.note() as session:
-        row = Credential.username == username
-        old = (await session.execute(select(Credential.password_hash).where(row))).scalar_one()
-        values = {"previous_hash": old, "password_hash": await hasher.hash(password), "version": 9}
-        await session.execute(update(Credential).where(row).values(previous_until=play.clock() + timedelta(days=1), **values))
+    row = CREDENTIALS.c.username == username
+    [(old,)] = await raw.sql(play.db, select(CREDENTIALS.c.password_hash).where(row))
+    values = {"previous_hash": old, "password_hash": await hasher.hash(password), "version": 9}
+    await raw.sql(play.db, update(CREDENTIALS).where(row).values(previous_until=play.clock() + timedelta(days=1), **values))
     hasher.close()
 
 
 async def overlap_ends(play: Stage, username: str) -> None:
-    async with play.db.note() as session:
-        row = Credential.username == username
-        await session.execute(update(Credential).where(row).values(previous_until=play.clock() - timedelta(days=1)))
+    row = CREDENTIALS.c.username == username
+    await raw.sql(play.db, update(CREDENTIALS).where(row).values(previous_until=play.clock() - timedelta(days=1)))
 
 
 async def sender_domains(play: Stage, rows: list[tuple[str, str]]) -> None:
     """The view `smtp_sender_logins` with these domains and usernames: a stand-in until workspaces have domains."""
     selects = " UNION ALL ".join(f"SELECT '{domain}' AS domain, '{username}' AS username" for domain, username in rows)
-    async with play.db.note() as session:
-        await session.execute(text(f"CREATE VIEW smtp_sender_logins AS {selects}"))
-        if not play.database_url.startswith("sqlite"):
-            await session.execute(text("GRANT SELECT ON smtp_sender_logins TO smtp_passdb_reader"))
+    await raw.sql(play.db, f"CREATE VIEW smtp_sender_logins AS {selects}")
+    if not play.database_url.startswith("sqlite"):
+        await raw.sql(play.db, "GRANT SELECT ON smtp_sender_logins TO smtp_passdb_reader")
 
 
 @pytest.mark.parametrize("by_sql", ["2.3-sqlite", "2.3-postgres"], indirect=True)
@@ -241,11 +238,9 @@ async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
                 assert (await asyncio.to_thread(session.smtp.rcpt, "you@example.net"))[0] == 250
             assert await asyncio.to_thread(data.says, "DATA") == 354
             assert await asyncio.to_thread(bdat.says, "BDAT 7\r\nHello") == 250
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE credentials RENAME TO away"))
+            await raw.sql(play.db, "ALTER TABLE credentials RENAME TO away")
             assert await asyncio.to_thread(log_in, port, username, password) == 454
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE away RENAME TO credentials"))
+            await raw.sql(play.db, "ALTER TABLE away RENAME TO credentials")
             assert await asyncio.to_thread(log_in, port, username, password) == 235
             await delete(play)
             assert await asyncio.to_thread(log_in, port, username, password) == 535
@@ -307,11 +302,9 @@ async def test_authd_and_exim(play: Stage, folder: Path) -> None:
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username, password, mechanism, True) == 235
             assert await asyncio.to_thread(log_in, port, username, generate(username[-8:])) == 535
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE credentials RENAME TO away"))
+            await raw.sql(play.db, "ALTER TABLE credentials RENAME TO away")
             assert await asyncio.to_thread(log_in, port, username, password) == 435
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE away RENAME TO credentials"))
+            await raw.sql(play.db, "ALTER TABLE away RENAME TO credentials")
             await delete(play)
             assert await asyncio.to_thread(log_in, port, username, password) == 535
 
@@ -332,12 +325,10 @@ async def test_authd_and_haraka(play: Stage, folder: Path) -> None:
             for session in (rcpt, data):
                 assert (await asyncio.to_thread(session.smtp.rcpt, "you@example.net"))[0] == 250
             assert await asyncio.to_thread(data.says, "DATA") == 354
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE credentials RENAME TO away"))
+            await raw.sql(play.db, "ALTER TABLE credentials RENAME TO away")
             assert await asyncio.to_thread(log_in, port, username, password) == 454
             assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 451
-            async with play.db.note() as database:
-                await database.execute(text("ALTER TABLE away RENAME TO credentials"))
+            await raw.sql(play.db, "ALTER TABLE away RENAME TO credentials")
             await delete(play)
             assert await asyncio.to_thread(log_in, port, username, password) == 535
             assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 421

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.people import NotSeen, Person
-from storage import audit, grants, leaks, logins, passwords
+from storage import audit, grants, logins, passwords, typed
 from storage.access import Role
 from storage.logins import Use
 from tests.stage import BY_TEST, Stage, stage
@@ -110,6 +110,7 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.rex.sees("You can see credentials in Acme, but you can't")
     await play.adam.types(play.lobby, "/smtp revoke workspace:acme")
     await play.adam.sees_modal("All 3 credentials")
+    play.adam.picks("Do this", "Revoke all")
     play.adam.fills("Type its short name to confirm", "zeta")
     await play.adam.submits()
     await play.adam.sees_modal("Type acme to confirm")
@@ -119,11 +120,12 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.adam.sees_modal("Revoked all 3 credentials of Acme")
     await play.settled()
     assert await play.passdb() == []
-    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted 3 SMTP credentials in Acme", play.mail))
+    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted all 3 SMTP credentials in Acme", play.mail))
     deleted = await play.events(action="delete", outcome="done")
     assert sorted(str(one.username) for one in deleted) == sorted(one.username for one in await play.credentials())
-    assert {one.role for one in deleted} == {"admin"}
-    assert (await audit.verify(play.db)).broken is None
+    assert {one.user_id for one in deleted} == {play.adam.id}
+    assert [one.role for one in await play.events(action="workspace.revoke", outcome="done")] == ["admin"]
+    assert (await play.db.read(audit.verify)).broken is None
     await play.wanda.types(play.mail, "/smtp list")
     await play.wanda.sees("No SMTP credentials in Acme yet")
 
@@ -235,11 +237,11 @@ async def test_a_message_that_is_gone_and_people_from_elsewhere(play: Stage) -> 
 def test_a_long_message_of_look_alikes_is_read_in_bounded_work() -> None:
     real = passwords.generate("abcdefgh")
     likes = " ".join(f"smtp1{number:05d}" for number in range(3_300)) + " smt" * 1000 + "smtp-acme-" * 300
-    found = leaks.find(likes[:39_900] + " " + real)
+    found = typed.read(likes[:39_900] + " " + real)
     assert [one.canonical for one in found.passwords] == [real]
-    assert len(leaks.find(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == leaks.FOUND_MAX
-    assert leaks.find(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
-    assert leaks.find("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
+    assert len(typed.read(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == typed.FOUND_MAX
+    assert typed.read(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
+    assert typed.read("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
 
 
 async def test_whois_tells_whose_it_is_to_those_who_may_see_it(play: Stage) -> None:
@@ -270,8 +272,8 @@ async def test_the_modal_says_how_much_will_stop(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     [credential] = await play.credentials()
     use = Use(play.clock() - timedelta(minutes=2), "192.0.2.7", "smtp", previous=False, count=12)
-    await logins.record(play.db, {credential.id: use})
-    await logins.record(play.db, {credential.id: Use(play.clock() - timedelta(hours=3), None, "smtp", previous=False, count=30)})
+    await play.db.note(logins.record, {credential.id: use})
+    await play.db.note(logins.record, {credential.id: Use(play.clock() - timedelta(hours=3), None, "smtp", previous=False, count=30)})
     await play.rex.types(play.mail, "/smtp delete Relay")
     shown = play.rex.read(await play.rex.sees_modal("Delete credential?"))
     assert "Used 2 minutes ago: something will stop. 12 log-ins in the last hour, 42 in the last day." in shown
@@ -285,15 +287,15 @@ async def test_the_modal_says_how_much_will_stop(play: Stage) -> None:
 async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     for process in ("one", "two"):
-        await logins.beat(play.db, process, f"mx:{process}", play.clock())
-    await logins.beat(play.db, "gone", "mx:gone", play.clock(), stopped=True)
+        await play.db.note(logins.beat, process, f"mx:{process}", play.clock())
+    await play.db.note(logins.beat, "gone", "mx:gone", play.clock(), stopped=True)
     await play.rex.types(play.mail, "/smtp delete Relay")
     await play.rex.sees_modal("Delete credential?")
     await play.rex.submits()
     await play.rex.sees_modal("not yet confirmed by 2 of 2 mail server processes: mx:one, mx:two")
-    await logins.beat(play.db, "one", "mx:one", play.clock())
+    await play.db.note(logins.beat, "one", "mx:one", play.clock())
     await play.rex.sees_modal("not yet confirmed by 1 of 2 mail server processes: mx:two")
-    await logins.beat(play.db, "two", "mx:two", play.clock())
+    await play.db.note(logins.beat, "two", "mx:two", play.clock())
     await play.rex.sees_modal("Refused by 2 of 2 mail server processes since")
 
 
@@ -326,7 +328,7 @@ async def test_the_leak_watch_tells_author_and_responders(tmp_path: Path, mode: 
 async def test_a_new_responder_counts_within_seconds(play: Stage) -> None:
     username = (await made(play, "Relay"))["Relay"]
     crew = play.slack.add_group("crew", play.mia)
-    await grants.grant(play.db, BY_TEST, play.slack.world.team.id, crew.id, Role.RESPONDER, play.acme.id)
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, crew.id, Role.RESPONDER, play.acme.id)
     newcomer: Person = play.rita
     await newcomer.types(play.lobby, f"/smtp revoke {username}")
     await newcomer.sees_modal("You can't revoke")

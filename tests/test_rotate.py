@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from bot import sweep
 from sandbox.people import Person
@@ -13,8 +12,10 @@ from sandbox.slack import Fault
 from storage import credentials, grants, lifecycle, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
+from storage.database import OutcomeUnknown
 from storage.models import Credential
 from storage.refusals import RotationEnded
+from tests import raw
 from tests.stage import BY_TEST, Stage, password_in
 from tests.test_create import database_bytes
 
@@ -45,8 +46,7 @@ async def the_one(play: Stage) -> Credential:
 
 
 async def passdb(play: Stage, view: str = "smtp_passdb") -> list[Any]:
-    async with play.db.read() as session:
-        return [password.removeprefix("{ARGON2ID}") for password in await session.scalars(text(f"SELECT password FROM {view}"))]
+    return [password.removeprefix("{ARGON2ID}") for (password,) in await raw.sql(play.db, f"SELECT password FROM {view}")]
 
 
 async def test_both_passwords_work_for_the_overlap_and_then_the_new_one(play: Stage) -> None:
@@ -243,10 +243,10 @@ async def test_a_deletion_while_the_password_is_on_its_way_wins(play: Stage) -> 
     credential = await the_one(play)
     by_wanda = Origin(Actor(play.wanda.id, play.slack.world.team.id), Surface.MODAL, "ref", play.mail.id)
     key = "T0:V0"
-    await lifecycle.begin_rotation(play.db, by_wanda, credential.id, play.mail.id, key, None)
+    await play.db.change(lifecycle.begin_rotation, by_wanda, credential.id, play.mail.id, key, None)
     await open_and_delete(play, play.rex)
     with pytest.raises(RotationEnded):
-        await lifecycle.finish_rotation(play.db, by_wanda, credential.id, key, "$argon2id$x")
+        await play.db.change(lifecycle.finish_rotation, by_wanda, credential.id, key, "$argon2id$x")
     assert await play.passdb() == []
     assert (await the_one(play)).password_hash is None
 
@@ -267,7 +267,7 @@ async def test_deleting_during_the_hand_over_tells_that_the_new_one_will_not_wor
 
     async def slow(password: str) -> str:
         by_rex = Origin(Actor(play.rex.id, play.slack.world.team.id, owner=True), Surface.MODAL, "ref", play.mail.id)
-        await credentials.delete(play.db, by_rex, credential.id)
+        await play.db.change(credentials.delete, by_rex, credential.id)
         return await real(password)
 
     monkeypatch.setattr(hasher, "hash", slow)
@@ -281,7 +281,7 @@ async def test_what_a_crash_left_on_its_way_is_cancelled_and_its_requester_told(
     old = await play.create(play.wanda, "Relay")
     credential = await the_one(play)
     by_wanda = Origin(Actor(play.wanda.id, play.slack.world.team.id), Surface.MODAL, "ref", play.mail.id)
-    await lifecycle.begin_rotation(play.db, by_wanda, credential.id, play.mail.id, "T0:V0", None)
+    await play.db.change(lifecycle.begin_rotation, by_wanda, credential.id, play.mail.id, "T0:V0", None)
     await sweep.once(play.bot.services)
     await play.adam.types(play.mail, "/smtp rotate Relay")
     await play.adam.sees("is already on its way to @wanda")
@@ -296,13 +296,15 @@ async def test_what_a_crash_left_on_its_way_is_cancelled_and_its_requester_told(
 
 async def test_an_answer_lost_after_the_commit_counts_as_done(play: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     await play.create(play.wanda, "Relay")
-    real = lifecycle.finish_rotation
+    real = play.bot.services.db.change
 
-    async def lost(*given: Any) -> Any:
-        await real(*given)
-        raise ConnectionError
+    async def lost(function: Any, *given: Any) -> Any:
+        result = await real(function, *given)
+        if function is lifecycle.finish_rotation:
+            raise OutcomeUnknown
+        return result
 
-    monkeypatch.setattr(lifecycle, "finish_rotation", lost)
+    monkeypatch.setattr(play.bot.services.db, "change", lost)
     new = await rotate(play, play.wanda)
     assert await fits(play, (await the_one(play)).password_hash, new)
 
@@ -314,11 +316,11 @@ async def test_the_right_is_asked_at_the_door_and_at_the_submission(play: Stage)
         await person.sees(says, play.mail)
         assert person.view is None
     await open_rotation(play, play.wanda)
-    async with play.db.read() as session:
-        [grant] = [one for one in await grants.of_workspace(session, play.slack.world.team.id, play.acme) if one.principal == play.wanda.id]
-    await grants.remove(play.db, BY_TEST, grant.id)
+    held = await play.db.read(grants.of_workspace, play.slack.world.team.id, play.acme)
+    [grant] = [one for one in held if one.principal == play.wanda.id]
+    await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.submits()
-    await play.wanda.sees_modal("you can't create credentials")
+    await play.wanda.sees_modal("can't create credentials")
     assert {event.outcome for event in await play.events(action="rotate")} == {"refused"}
     assert (await the_one(play)).rotated_at is None
 
@@ -340,7 +342,7 @@ async def test_a_username_is_found_from_anywhere_but_does_not_tell_of_other_work
     await play.wanda.types(dm, f"/smtp rotate {username}")
     view = await play.wanda.sees_modal("Rotate password")
     assert view.values["channel"]["channel"]["selected_conversation"] in (play.mail.id, play.quiet.id, play.secret.id)
-    await grants.grant(play.db, BY_TEST, play.slack.world.team.id, play.mia.id, Role.WRITER, play.zeta.id)
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, play.mia.id, Role.WRITER, play.zeta.id)
     await play.mia.types(play.other, f"/smtp rotate {username}")
     await play.mia.sees("I couldn't find", play.other)
     await play.mia.types(play.other, "/smtp rotate smtp-acme-00000000")
@@ -361,7 +363,7 @@ async def test_a_part_of_a_name_offers_those_that_contain_it(play: Stage) -> Non
 async def test_a_paused_channel_shows_no_password(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     await open_rotation(play, play.wanda)
-    await workspaces.channel_shared(play.db, BY_TEST, play.slack.world.team.id, play.mail.id, True)
+    await play.db.change(workspaces.channel_shared, BY_TEST, play.slack.world.team.id, play.mail.id, True)
     await play.wanda.submits()
     await play.wanda.sees_modal("shared with another organization")
     assert (await the_one(play)).rotation_begun_at is None

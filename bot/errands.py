@@ -1,0 +1,274 @@
+"""Working off what is owed: right after the commit that owes it, and by every replica with back-off until Slack took it.
+
+An errand is taken with a lease, its text is drawn from what the store says now, and it is finished when Slack said ok. A word of Slack's
+that cannot change leads to the next way; when there is none left, or after a day, the audit log says that somebody could not be told.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import Gauge
+
+from bot import notices
+from bot.blocks import Block
+from bot.door import describe
+from bot.services import Services, new_reference
+from bot.slack import Away, Ok, Refused, Reply
+from storage import audit, credentials, errands, listing, workspaces
+from storage.access import Actor
+from storage.audit import Origin, Surface, What
+from storage.database import OutcomeUnknown, Transaction, Unavailable
+from storage.errands import Kind
+from storage.models import AuditEvent, Credential, Errand, Workspace
+from storage.refusals import NoSuchCredential, NoSuchWorkspace
+
+BATCH = 20
+AT_ONCE = 4
+LOOKED_FOR = 1.0  # seconds between two looks for what other replicas left, or what is due again
+PERSON_GONE = ("user_not_found", "account_inactive", "user_disabled", "cannot_dm_bot", "messages_tab_disabled", "channel_not_found")
+
+log = structlog.get_logger(__name__)
+still_open = Gauge("smtp_bot_errands_open", "Errands that are not done")
+oldest = Gauge("smtp_bot_errand_oldest_seconds", "Age of the oldest errand that is due")
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left to do about it."""
+
+    outcome: str = "told"
+
+
+@dataclass(frozen=True)
+class Untold:
+    """Nobody can be told any more."""
+
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Later:
+    """It is tried again."""
+
+    outcome: str
+    slack_away: bool = False
+
+
+Result = Done | Untold | Later
+
+
+class Worker:
+    """Works errands off, one worker a process."""
+
+    def __init__(self, services: Services, every: float = LOOKED_FOR) -> None:
+        self._services = services
+        self._every = every
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        services.db.owed = self.wake
+
+    def wake(self) -> None:
+        """Something is owed now."""
+        self._idle.clear()
+        self._wanted.set()
+
+    async def idle(self) -> None:
+        """Waits until nothing that is due is left."""
+        await self._idle.wait()
+
+    async def forever(self) -> None:
+        self.wake()
+        while True:
+            try:
+                async with asyncio.timeout(self._every):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            try:
+                while await self.once():
+                    pass
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("errands wait for the database", error=describe(error))
+            except Exception as error:
+                log.error("errands failed", error=describe(error))
+            if not self._wanted.is_set():
+                self._idle.set()
+
+    async def once(self) -> bool:
+        """Works off a batch; whether there may be more to do now."""
+        db = self._services.db
+        now = await db.read(errands.still_open)
+        still_open.set(now.count)
+        oldest.set(now.oldest)
+        if not now.due:
+            return False
+        taken = await db.note(errands.take, BATCH)
+        away = False
+        for start in range(0, len(taken), AT_ONCE):
+            some = taken[start : start + AT_ONCE]
+            if away:  # Slack does not answer: the others need not find that out one by one
+                await db.note(errands.release_all, taken[start:])
+                break
+            away = any(await asyncio.gather(*(self._work_off(one) for one in some)))
+        return bool(taken) and not away
+
+    async def _work_off(self, errand: Errand) -> bool:
+        """Whether Slack is away."""
+        db = self._services.db
+        try:
+            result = await KINDS[Kind(errand.kind)](self._services, errand)
+        except (NoSuchCredential, NoSuchWorkspace):
+            result = Done("gone")
+        except (Unavailable, OutcomeUnknown) as error:
+            result = Later(describe(error))
+        except Exception as error:
+            log.error("errand failed", kind=errand.kind, errand=errand.id, error=describe(error))
+            result = Later(type(error).__name__)
+        match result:
+            case Done(outcome):
+                await db.note(errands.finish, errand.id, outcome)
+            case Untold(outcome):
+                await self._give_up(errand, outcome)
+            case Later(outcome):
+                if db.clock() - errand.created_at > errands.GIVEN_UP_AFTER:
+                    await self._give_up(errand, outcome)
+                else:
+                    await db.note(errands.postpone, errand, outcome)
+        return isinstance(result, Later) and result.slack_away
+
+    async def _give_up(self, errand: Errand, outcome: str) -> None:
+        log.warning("could not be told", kind=errand.kind, errand=errand.id, person=errand.person, why=outcome)
+        origin = Origin(Actor("errands", self._services.team), Surface.SWEEP, new_reference(), errand.channel_id)
+        await self._services.db.change(_untold, origin, errand, outcome)
+
+
+def _untold(tx: Transaction, origin: Origin, errand: Errand, outcome: str) -> None:
+    with audit.attempt(tx, What.UNTOLD, origin) as current:
+        current.subject = " ".join(part for part in (errand.kind, errand.person, outcome) if part)
+        if errand.credential_id:
+            current.credential, current.workspace = credentials.get(tx, errand.credential_id)
+        elif errand.workspace_id:
+            current.workspace = workspaces.by_id(tx, errand.workspace_id)
+    errands.finish(tx, errand.id, outcome)
+
+
+@dataclass(frozen=True)
+class About:
+    """What an errand is about, as the store says it now."""
+
+    workspace: Workspace | None
+    events: list[AuditEvent]
+    credentials: list[Credential]
+
+
+def _about(tx: Transaction, errand: Errand) -> About:
+    first, last = errand.event_id or 0, errand.last_event_id or 0
+    rows = audit.events(tx, first, last) if first else []
+    usernames = [row.username for row in rows if row.username]
+    found = listing.by_usernames(tx, usernames)
+    if not found and errand.credential_id:
+        found = [credentials.get(tx, errand.credential_id)[0]]
+    return About(workspaces.by_id(tx, errand.workspace_id) if errand.workspace_id else None, rows, found)
+
+
+async def _tell(services: Services, errand: Errand, rows: list[Block]) -> Result:
+    """Tells one person: in the channel, for them alone, or else in a direct message."""
+    message = notices.message(rows)
+    person = errand.person or ""
+    if errand.channel_id and not errand.channel_id.startswith("D"):
+        match await services.slack.post_ephemeral(errand.channel_id, person, message):
+            case Ok():
+                return Done()
+            case Away(why, _):
+                return Later(why, slack_away=True)
+    return _told(await services.slack.post_message(person, message), Untold)
+
+
+def _told(reply: Reply[Any], hopeless: Callable[[str], Result]) -> Result:
+    match reply:
+        case Ok():
+            return Done()
+        case Refused(word):
+            return hopeless(word)
+        case Away(why, _):
+            return Later(why, slack_away=True)
+
+
+async def notice(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    rows = None
+    if about.workspace and about.events and (about.credentials or not about.events[0].credential_id):
+        rows = notices.about_change(about.events, about.credentials, about.workspace)
+    if rows is None:
+        return Done("nothing to tell")
+    # A channel that the bot is not in does without; the audit log has it all.
+    return _told(await services.slack.post_message(errand.channel_id or "", notices.message(rows)), Done)
+
+
+async def ended(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    return await _tell(services, errand, notices.discarded(about.credentials[0], about.events[0], errand.channel_id or ""))
+
+
+async def not_rotated(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    return await _tell(services, errand, notices.not_rotated(about.credentials[0], about.events[0], errand.channel_id or ""))
+
+
+async def outcome(services: Services, errand: Errand) -> Result:
+    done, named = await services.db.look(_became, errand)
+    return await _tell(services, errand, notices.outcome(done, named))
+
+
+def _became(tx: Transaction, errand: Errand) -> tuple[list[AuditEvent], dict[str, str]]:
+    """The audit rows of the request whose outcome was not known, and the names of the credentials in them."""
+    rows = audit.of_reference(tx, errand.person or "", errand.ids[0])
+    found = listing.by_usernames(tx, [row.username for row in rows if row.username])
+    return rows, {one.id: one.name for one in found}
+
+
+async def remind(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    credential = about.credentials[0]
+    if credential.expires_at is None or about.workspace is None or credential.deleted_at:
+        return Done("no longer due")
+    rows = notices.reminder(credential, about.workspace, services.db.clock(), services.command)
+    if errand.person:
+        return await _tell(services, errand, rows)
+    return _told(await services.slack.post_message(errand.channel_id or "", notices.message(rows)), Done)
+
+
+async def revoke_all(services: Services, errand: Errand) -> Result:
+    """Deletes the workspace's credentials in batches; a restart goes on where it was."""
+    about = await services.db.read(_about, errand)
+    if about.workspace is None:
+        return Done("gone")
+    ordered = about.events[0]
+    origin = Origin(Actor(ordered.user_id, ordered.team_id), Surface.SWEEP, ordered.reference, ordered.channel_id)
+    while await services.db.change(credentials.delete_some, origin, about.workspace.id, ordered.reason):
+        if not await services.db.note(errands.keep, errand):
+            return Later("taken over")
+    await services.db.note(errands.revoked_all, errand)
+    return Done("done")
+
+
+async def revoked_all(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    if about.workspace is None:
+        return Done("gone")
+    return await _tell(services, errand, notices.revoked_all(about.workspace, about.events[0].subject or "0"))
+
+
+KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
+    Kind.NOTICE: notice,
+    Kind.ENDED: ended,
+    Kind.NOT_ROTATED: not_rotated,
+    Kind.OUTCOME: outcome,
+    Kind.REMIND: remind,
+    Kind.REVOKE_ALL: revoke_all,
+    Kind.REVOKED_ALL: revoked_all,
+}
