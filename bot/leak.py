@@ -8,12 +8,13 @@ from typing import Any
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.response import BoltResponse
 
 from bot import blocks, revoke
 from bot.blocks import Block, Piece, actions, bold, button, code, line, principal
 from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
-from bot.door import Door, Request, describe, notice
+from bot.door import Door, Request, describe, later, notice
 from bot.services import Services, new_reference
 from bot.slack import Ok
 from storage import access, leaks, seen, workspaces
@@ -107,10 +108,13 @@ async def alarm(services: Services, credential: Credential, workspace: Workspace
 def watch(services: Services) -> Any:
     """The listener for messages, when BOT_LEAK_WATCH is on."""
 
-    async def heard(event: dict[str, Any]) -> None:
+    async def heard(event: dict[str, Any]) -> BoltResponse | None:
         if event.get("bot_id") or event.get("subtype") in ("message_deleted", "bot_message"):
-            return
+            return None
+        if services.work.full:
+            return later()
         services.work.begin(noticed(services, event))
+        return None
 
     return heard
 

@@ -32,6 +32,8 @@ from aiohttp import (
 from prometheus_client import Counter
 from yarl import URL
 
+from bot.delivery import outside
+
 CALL_LIMIT = 10.0  # seconds for a call with all its tries, where the caller gives none
 MODAL_LIMIT = 5.0  # seconds
 OPEN_LIMIT = 3.0  # seconds that a trigger_id lives: docs.slack.dev/interactivity/handling-user-interaction
@@ -140,6 +142,7 @@ class Installation:
     team_id: str
     team: str
     bot_user: str
+    bot_id: str
     scopes: frozenset[str]
 
 
@@ -283,7 +286,9 @@ class Slack:
     async def auth_test(self) -> Reply[Installation]:
         def read(fields: Fields) -> Installation:
             scopes = fields.headers.get("x-oauth-scopes", "").replace(" ", "").split(",")
-            return Installation(fields.text("team_id"), fields.text("team"), fields.text("user_id"), frozenset(scopes) - {""})
+            return Installation(
+                fields.text("team_id"), fields.text("team"), fields.text("user_id"), fields.text("bot_id"), frozenset(scopes) - {""}
+            )
 
         return await self._ask("auth.test", {}, read)
 
@@ -481,7 +486,7 @@ class Slack:
         session = self._fresh if fresh else self._kept
         headers = {"Content-Type": "application/json; charset=utf-8", **headers}
         try:
-            async with asyncio.timeout(limit), self._slots:
+            async with outside(), asyncio.timeout(limit), self._slots:
                 for attempt in range(TRIES):
                     reply = Away("timeout", unclear=True)
                     reply, wait = await _exchange(session, url, headers, body.encode(), plain, limit / 2)

@@ -115,6 +115,12 @@ class TriggerExpired(Refusal):
     cause = "trigger_expired"
 
 
+class Busy(Refusal):
+    """Too much is under way; nothing was begun."""
+
+    cause = "busy"
+
+
 class ChannelShared(Refusal):
     """The channel cannot be mapped: another organization is in it."""
 
@@ -214,6 +220,8 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return ["This was made before I was updated, so I can't use it any more. Type ", code(command), " to start again."]
         case TriggerExpired():
             return ["That took too long to open. Try again."]
+        case Busy():
+            return ["I'm busy with many requests right now, so I did nothing. Try again in a minute."]
     raise TypeError(f"no sentence for {type(refusal).__name__}")
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main(port: int) -> None:
 
 def refuse_real_tokens() -> None:
     """Raises StartError where settings for a real Slack are: a sandbox must not be mistaken for it."""
-    written = Path(".env").read_text() if Path(".env").is_file() else ""
+    written = Path(".env").read_text(errors="replace").replace("\0", "") if Path(".env").is_file() else ""
     found = [name for name in TOKENS if os.environ.get(name) or any(line.strip().startswith(f"{name}=") for line in written.splitlines())]
     if found:
         raise StartError(
@@ -59,7 +60,7 @@ def refuse_real_tokens() -> None:
 
 
 def manifest() -> dict[str, Any]:
-    made: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
+    made: dict[str, Any] = yaml.safe_load((files("bot") / "manifest.yml").read_text())
     return made
 
 
@@ -109,7 +110,7 @@ class Demo:
                     argon2_time_cost=self._argon2[1],
                     argon2_parallelism=self._argon2[2],
                 )
-                bot = Bot(settings)
+                bot = Bot(settings, metrics=("127.0.0.1", 0))
                 await bot.start()
                 watching = asyncio.create_task(self._watch(db, mail))
                 try:

@@ -192,7 +192,17 @@ class Database:
             Unavailable, Refusal of the function.
         """
 
-        def work(_job: _Job) -> T:
+        def work(job: _Job) -> T:
+            try:
+                return once()
+            except DBAPIError as error:
+                # A connection that was broken meanwhile is found out by using it: reading again does no harm.
+                if self.sqlite or not error.connection_invalidated:
+                    raise
+                job.check()
+                return once()
+
+        def once() -> T:
             with self._reading.engine.connect() as connection:
                 if not self.sqlite:
                     return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from bot.new_password import Outcome, hand_over
 from bot.slack import LONGEST_RETRY, TRIES, Away, Ok, Posted, Refused, Reply, Slack, View, judge
-from tests.wire import Asked, Wire, raw, says, wire
+from tests.answers import Asked, Wire, raw, says, wire
 
 PASSWORD = "smtp1-the-password"
 MESSAGE = {"text": "Your password is ready.", "blocks": [{"type": "section", "text": PASSWORD}]}
