@@ -218,12 +218,7 @@ class Page:
         """What the window sent, as Slack keeps it: an option by its value, all else as it is."""
         key = inputs.HOLDS[element["type"]][0]
         if key == "selected_option":
-            return next((one for one in _options(element) if one["value"] == value), None)
+            return next((one for one in inputs.options(element) if one["value"] == value), None)
         if key == "selected_options":
-            return [one for one in _options(element) if one["value"] in (value or [])]
+            return [one for one in inputs.options(element) if one["value"] in (value or [])]
         return value or None
-
-
-def _options(element: Json) -> list[Json]:
-    groups = element.get("option_groups", [])
-    return list(element.get("options", [])) + [one for group in groups for one in group["options"]]
