@@ -327,6 +327,10 @@ class Person:
         shown, block, element = self._menu(label, where)
         if element["type"] != "external_select":
             raise NotSeen(f"{self.name} cannot search in {label!r}")
+        return [option["text"]["text"] for option in await self.is_offered(shown, block, element, text)]
+
+    async def is_offered(self, shown: Message | View, block: Json, element: Json, text: str) -> list[Json]:
+        """The options that the app has for what was typed into an `external_select`; none where it answers what Slack refuses."""
         key = (block["block_id"], element["action_id"])
         offered = shown.offered
         offered[key] = []
@@ -345,7 +349,7 @@ class Person:
             option for group in ack.body.get("option_groups") or [] for option in group["options"]
         ]
         self.world.touch()
-        return [option["text"]["text"] for option in offered[key]]
+        return offered[key]
 
     def _choice(self, shown: Message | View, block: Json, element: Json, choice: "str | int | Channel | Person | None") -> Any:
         if choice is None:
@@ -356,7 +360,7 @@ class Person:
                 raise NotSeen(f"{self.name} is not offered {choice.name}, whose account is deactivated")
             return choice.id
         if isinstance(choice, Channel):
-            if not self._is_offered(element, choice):
+            if not self._lets_through(element, choice):
                 raise NotSeen(f"{self.name} is not offered #{choice.name} there")
             return choice.id
         if kind in ("static_select", "radio_buttons", "external_select"):
@@ -365,7 +369,7 @@ class Person:
             raise NotSeen(f"{self.name} can only choose a time such as 09:30")
         return choice
 
-    def _is_offered(self, element: Json, channel: Channel) -> bool:
+    def _lets_through(self, element: Json, channel: Channel) -> bool:
         """Whether a select offers the channel: one that they may see, and that its filter lets through."""
         wanted = element.get("filter") or {}
         kind = channel.kind if element["type"] == "conversations_select" else "public"
