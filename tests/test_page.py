@@ -252,8 +252,11 @@ async def test_the_composer_has_the_focus_again_after_a_press(made: Demo, chromi
 async def test_on_a_phone_fields_stack_and_a_new_password_is_on_the_screen(made: Demo, chromium: Browser) -> None:
     wanda = await window(chromium, made, "wanda", viewport={"width": 375, "height": 667})
     page = wanda.page
-    for name in ("Website relay", "Printer"):
-        await create(wanda, name)
+    await create(wanda, "Website relay")
+    await wanda.type("/smtp create Printer")
+    await page.get_by_role("dialog", name="New SMTP credential").get_by_role("button", name="Create").click()
+    await page.get_by_role("dialog", name="Credential created").wait_for()
+    await page.keyboard.press("Escape")
     password = page.locator("article.only", has_text=": Printer").locator("pre", has_text=re.compile("^smtp1"))
     await expect(password).to_be_in_viewport(ratio=1)
     box = await password.bounding_box()
@@ -262,6 +265,7 @@ async def test_on_a_phone_fields_stack_and_a_new_password_is_on_the_screen(made:
     await shoot(wanda, "small-password")
     await wanda.type("/smtp list")
     row = page.locator("article.only", has_text="SMTP credentials in Acme (2)").locator(".section").first
+    await row.wait_for()
     widths = await row.locator(".fields > div").evaluate_all("fields => fields.map((one) => one.getBoundingClientRect().width)")
     assert min(widths) > 200
     assert await page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -325,6 +329,10 @@ async def test_what_it_cannot_draw_it_names(made: Demo, chromium: Browser) -> No
     channel = next(one for one in world.channels.values() if one.name == "acme-mail")
     world.add_message(channel.id, world.installed().bot_user, "", [{"type": "video", "block_id": "v"}])
     await expect(wanda.page.locator(".cannot")).to_contain_text('This sandbox cannot draw "video".')
+    menus = [{"type": kind, "action_id": kind} for kind in ("external_select", "timepicker", "datetimepicker", "users_select")]
+    world.add_message(channel.id, world.installed().bot_user, "", [{"type": "actions", "block_id": "m", "elements": menus}])
+    await expect(wanda.page.locator("article").last.locator("input, select")).to_have_count(5)
+    await expect(wanda.page.locator(".cannot")).to_have_count(1)
 
 
 async def test_what_a_window_should_not_send_is_refused_and_stops_nothing(made: Demo) -> None:

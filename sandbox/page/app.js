@@ -2,7 +2,7 @@
 import { Drawing, make, menu, trap, when } from "/page/blocks.js";
 
 const $ = (id) => document.getElementById(id);
-const PASSWORD = /smtp1[0-9A-Za-z]{35}/, USERNAME = /smtp-[a-z0-9-]{1,12}-[0-9a-z]{8}/;
+const PASSWORD = /\b(smtp1[0-9A-Za-z]{35}|smt[0-9a-z]{17})\b/, USERNAME = /smtp-[a-z0-9-]{1,12}-[0-9a-z]{8}/;
 const FORGET = "forget"; // the only thing that this page keeps in the browser
 // The guided minute: what the server ticks, what the button says, what it does.
 const STEPS = [
@@ -197,6 +197,7 @@ function drawMessages() {
   if (!changed || home) return;
   const last = `${here} ${shown.at(-1)?.ts}`;
   if (below || last !== newest) box.scrollTop = box.scrollHeight;
+  if (last !== newest) [...box.lastElementChild?.querySelectorAll("pre") ?? []].find((one) => PASSWORD.test(one.textContent))?.scrollIntoView({ block: "nearest" });
   if (newest && last !== newest && matchMedia("(max-width: 60rem)").matches) document.querySelector(".main").scrollIntoView();
   newest = last;
 }
