@@ -425,9 +425,12 @@ async def test_messages_of_people_and_apps_are_heard_where_the_app_is_and_may() 
         assert heard["username"] == "Alarm"
         den = made.slack.add_channel("den", made.ann, private=True)
         await made.ann.posts(den, "not subscribed to")
+        await made.ann.posts(made.slack.add_channel("hall", made.ann, with_bot=False), "not a member of")
         await made.ann.posts(made.room, "last")
         await made.hears("message", text="last")
-        assert "not subscribed to" not in json.dumps(made.heard)
+        heard_all = json.dumps(made.heard)
+        assert "not subscribed to" not in heard_all
+        assert "not a member of" not in heard_all
 
 
 async def test_shortcuts_are_those_of_the_manifest() -> None:
