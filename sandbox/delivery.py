@@ -142,11 +142,12 @@ class Delivery:
         if not await self.world.until(lambda: self._sockets or None, timeout):
             raise TimeoutError("The app opened no Socket Mode connection.")
 
-    async def drop_sockets(self) -> None:
-        """Slack ends every connection, as it does every few hours."""
+    async def drop_sockets(self, warned: bool = True) -> None:
+        """Slack ends every connection, as it does every few hours; not `warned`: without saying so first, as a broken network does."""
         for connection in list(self._sockets):
-            await connection.send_text(json.dumps({"type": "disconnect", "reason": "refresh_requested"}))
-            await connection.close()
+            if warned:
+                await connection.send_text(json.dumps({"type": "disconnect", "reason": "refresh_requested"}))
+            await connection.close(1000 if warned else 1011)
 
     # --- to the app ---
     async def deliver(self, kind: str, payload: Json, headers: Mapping[str, str] | None = None) -> Ack:

@@ -115,7 +115,7 @@ class Person:
         """Types into a channel: a slash command goes to the app, all else is a message."""
         if self.world.dm_is_read_only(channel) or self.id not in channel.members:
             raise NotSeen(f"{self.name} has nothing to type into there")
-        command, _, rest = text.partition(" ")
+        command = text.partition(" ")[0]
         app = self.world.installed()
         if not command.startswith("/"):
             await self.posts(channel, text)
@@ -123,7 +123,15 @@ class Person:
         if command not in app.commands or self.user.team_id != self.world.team.id:
             self.world.notice(self.id, channel.id, f"{command} is not a valid command.")
             return
-        payload = {
+        ack = await self.slack.deliver("slash_commands", self.command(channel, text))
+        if ack.trouble:
+            self.world.notice(self.id, channel.id, f"{command} {TROUBLE} {ack.trouble}")
+
+    def command(self, channel: Channel, text: str) -> Json:
+        """What Slack sends for a slash command that they typed."""
+        command, _, rest = text.partition(" ")
+        app = self.world.installed()
+        return {
             "token": "verification-token-deprecated",
             "team_id": self.world.team.id,
             "team_domain": self.world.team.domain,
@@ -138,9 +146,6 @@ class Person:
             "response_url": self.slack.new_response_url(self.id, channel.id),
             "trigger_id": self.world.new_trigger(self.id, channel.id),
         }
-        ack = await self.slack.deliver("slash_commands", payload)
-        if ack.trouble:
-            self.world.notice(self.id, channel.id, f"{command} {TROUBLE} {ack.trouble}")
 
     def _typed(self, text: str) -> str:
         return escaping.command_text(self.world, text) if self.slack.escape_typed else escaping.escape(text)

@@ -296,6 +296,15 @@ async def test_a_message_is_updated_and_deleted_by_its_app_only() -> None:
         assert await made.error("chat.postMessage", channel=made.room.id, text="x") == "is_archived"
 
 
+async def test_payloads_bring_a_messages_plain_text_escaped() -> None:
+    async with place() as made:
+        button = {"type": "button", "action_id": "b", "text": text("R&D <lab>")}
+        posted = await made.call("chat.postMessage", channel=made.room.id, text="x", blocks=[{"type": "actions", "elements": [button]}])
+        assert posted["message"]["blocks"][0]["elements"][0]["text"]["text"] == "R&amp;D &lt;lab&gt;"
+        await made.ann.presses("R&D <lab>")
+        assert made.heard[-1][1]["message"]["blocks"] == posted["message"]["blocks"]
+
+
 async def test_lists_come_in_pages_and_need_their_scopes() -> None:
     async with place() as made:
         made.room.members += [made.slack.world.add_user(f"user{number}").id for number in range(7)]
