@@ -32,9 +32,7 @@ class Proof:
 async def proof(db: Database, username: str, what: What) -> Proof:
     """Whether the mail servers have seen the last change of this kind to the credential with this username."""
     now = db.clock()
-    change = select(func.max(AuditEvent.id)).where(
-        AuditEvent.username == username, AuditEvent.action == what, AuditEvent.outcome == "done"
-    )
+    change = select(func.max(AuditEvent.id)).where(AuditEvent.username == username, AuditEvent.action == what, AuditEvent.outcome == "done")
     living = select(MailServer).where(MailServer.stopped.is_(False), MailServer.seen_at >= now - ALIVE).order_by(MailServer.name)
     async with db.read() as session:
         event = (await session.scalars(change)).one() or 0
