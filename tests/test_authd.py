@@ -781,7 +781,8 @@ async def test_a_restart_is_not_noticed_by_postfix_under_load(tmp_path: Path) ->
         changes = {"/run/smtp-bot/auth": str(folder / "auth"), "/run/smtp-bot/policy": str(folder / "policy")}
         async with ended(first):
             await first.says("ready")
-            with mail_servers.postfix(folder, "submission-authd.cf", changes) as port:
+            with mail_servers.postfix(folder, "submission-authd.cf", changes) as postfix:
+                port = postfix.submission
                 session = await asyncio.to_thread(mail_servers.Session, port)
                 assert await asyncio.to_thread(session.log_in, made.username, made.password) == 235
                 people = People(port, made.username, made.password, 4)
