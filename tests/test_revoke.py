@@ -302,6 +302,7 @@ async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> 
 @pytest.mark.parametrize("mode", ["socket"])
 async def test_the_leak_watch_tells_author_and_responders(tmp_path: Path, mode: str) -> None:
     async with stage(f"sqlite:///{tmp_path / 'bot.db'}", mode, bot_leak_watch=True) as play:
+        play.slack.world.installed().scopes.append("channels:history")
         play.slack.world.installed().events.append("message.channels")
         password = await play.create(play.wanda, "Relay")
         before = len(play.slack.traffic)
