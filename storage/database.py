@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import unquote
 
 from alembic import command
 from alembic.config import Config
@@ -399,7 +400,7 @@ class Database:
 
     def _check_wal(self) -> None:
         """Once a process, before it opens the file. Raises StaleWal."""
-        identity, path = _identity(self.url), self.url.database or ""
+        identity, path = _identity(self.url), _path(self.url)
         if identity is None or identity in _examined:
             return
         if is_stale(Path(path)):
@@ -481,10 +482,16 @@ def _touch(tx: Transaction) -> None:
     tx.connection.exec_driver_sql("UPDATE audit_head SET id = id")
 
 
+def _path(url: URL) -> str:
+    """Where an SQLite file is, also when the address is a URI."""
+    name = url.database or ""
+    return unquote(name.removeprefix("file:")) if name.startswith("file:") else name
+
+
 def _identity(url: URL) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
     try:
-        found = os.stat(url.database or "")
+        found = os.stat(_path(url))
     except OSError:
         return None
     return found.st_dev, found.st_ino

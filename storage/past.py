@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import Gauge
 
 from storage import logins
-from storage.database import Database, Unavailable
+from storage.database import Database, Trouble, Unavailable
 from storage.journal import Journal, Mark, digest
 from storage.journal import State as JournalState
 from storage.logins import Known
@@ -111,8 +111,7 @@ class Past:
         while True:
             self._wanted.clear()
             try:
-                await self.follow()
-                await self.say()
+                await self._once()
             except Unavailable:
                 pass  # what cannot be read now is followed later
             except Exception as error:
@@ -122,6 +121,16 @@ class Past:
                     await self._wanted.wait()
             except TimeoutError:
                 pass
+
+    async def _once(self) -> None:
+        try:
+            await self.follow()
+        except Unavailable as error:
+            if error.trouble is not Trouble.REPLACED or self._heartbeat is None:
+                raise
+            await self._db.follow()
+            await self.follow()
+        await self.say()
 
     async def follow(self) -> Mark:
         """Reads what happened since the last time, keeps what ended, and notices a store that went back. Returns the store's head.

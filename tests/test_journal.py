@@ -127,8 +127,7 @@ class House:
         return Made(made.id, made.username, password)
 
     async def says(self, authd: Verifier, made: Made) -> str:
-        answer, _ = await authd.check(made.username, made.password, None, "smtp")
-        return answer.value
+        return (await authd.check(made.username, made.password, None, "smtp")).answer.value
 
     async def get(self, made: Made) -> Credential:
         return (await self.db.read(credentials.get, made.id))[0]
@@ -225,7 +224,7 @@ async def test_a_password_whose_hash_was_renewed_is_known_by_both(house: House, 
     house.hasher = Hasher(16, 1, 1)
     authd = house.authd()
     assert await house.says(authd, first) == "yes"
-    await asyncio.gather(*authd._renewing)
+    await asyncio.gather(*authd._noting)
     assert (await house.get(first)).password_hash != old_hash
     await house.rotate(first)
     await past_of(authd)
