@@ -276,6 +276,24 @@ async def test_authd_started_after_the_restore_has_its_journal(house: House, tmp
     assert await house.says(other, leaked) == "no"
 
 
+async def test_a_file_put_in_the_place_of_the_open_one_is_held_against_the_journal(house: House, tmp_path: Path) -> None:
+    if not house.db.sqlite:
+        return
+    path = house.db.url.database or ""
+    leaked = await house.make("Leaked")
+    authd = house.authd()
+    _copy(path, str(tmp_path / "backup.db"))
+    await house.db.change(credentials.delete, BY, leaked.id)
+    past = await past_of(authd)
+    os.replace(tmp_path / "backup.db", path)
+    assert await house.says(authd, leaked) == Answer.LATER, "beside the -wal of the file before, it is not opened"
+    for suffix in ("-wal", "-shm"):
+        os.remove(path + suffix)
+    assert await house.says(authd, leaked) == Answer.NO
+    await past.follow()
+    assert past.standing.count == 1
+
+
 async def test_without_its_journal_it_says_that_it_cannot_know(house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
