@@ -6,7 +6,25 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
-from bot import access_modal, audit_log, commands, create, delete, events, expiry, home, leak, listing, revoke, rotate, row, setup, suspend
+from bot import (
+    access_modal,
+    alarm,
+    audit_log,
+    commands,
+    create,
+    delete,
+    events,
+    expiry,
+    home,
+    leak,
+    listing,
+    revoke,
+    rotate,
+    row,
+    setup,
+    suspend,
+    whois,
+)
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
 from storage.refusals import SurfaceOutdated
@@ -44,6 +62,8 @@ def register(app: AsyncApp, services: Services) -> None:
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
+    alarm.register(app, door)
+    whois.register(app, door)
     home.register(app, door)
     setup.register(app, door)
     access_modal.register(app, door)

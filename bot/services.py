@@ -14,6 +14,7 @@ from bot.people import People
 from bot.settings import Settings
 from bot.slack import Slack
 from storage.database import Database
+from storage.leaks import Resolver
 from storage.passwords import CROCKFORD, Hasher
 
 
@@ -42,6 +43,11 @@ class Services:
     """The Slack team the bot is installed in."""
     work: "Work" = field(default_factory=lambda: Work())
     limits: Limits = field(default_factory=Limits)
+    resolver: Resolver = field(init=False)
+    """Whose passwords people paste."""
+
+    def __post_init__(self) -> None:
+        self.resolver = Resolver(self.db, self.hasher)
 
     @property
     def command(self) -> str:
