@@ -52,7 +52,7 @@ async def open_modal(request: Request, name: str = "") -> None:
 
 
 async def open_anywhere(request: Request) -> None:
-    """From the global shortcut, which knows no channel. Raises NotAllowed where the person may create nowhere, PersonBarred, TriggerExpired."""
+    """From the global shortcut, which knows no channel. Raises NotAllowed, PersonBarred, RoleUnknown, TriggerExpired, SlackAway."""
     actor = await request.actor(EVERYWHERE)
     workspace = await request.read(What.CREATE, actor, _first_workspace, actor)
     await request.open(create_modal(None, "", None, await new_password.usual_channel(request, workspace.id)))

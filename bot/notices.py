@@ -79,7 +79,7 @@ def suspension(drawn: Suspension) -> list[Block]:
             case What.RESUME:
                 return [*rows, line(by, " resumed it (", at, "): it works again with the same password.")]
             case What.DELETE if last.surface == Surface.SWEEP:
-                return [*rows, line("It was deleted (", at, "), because nobody resumed it in time.")]
+                return [*rows, line("It was deleted by itself (", at, ").")]
             case What.DELETE:
                 return [*rows, line(by, " deleted it (", at, ").")]
             case _:

@@ -35,6 +35,7 @@ WHOLE = "revoke_workspace"
 RESUME_WHOLE = "resume_workspace"
 WHOLE_PREFIX = "workspace:"
 MOST = 50
+FEW = 20  # in one modal that leave room for buttons beside each
 COUNTED_EVERY = 1.0  # seconds
 SUSPEND_ALL = option("Suspend all", "suspend", "Reversible: they can be resumed with the same passwords.")
 REVOKE_ALL = option("Revoke all", "revoke", "Deletes every one of them. This can't be undone.")
@@ -207,13 +208,14 @@ def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more:
     services = request.services
     now = services.db.clock()
     rows: list[Block] = list(more or [])
+    few = len(targets.found) <= FEW
     if targets.found:
         rows.append(line(bold("Apps that use them stop sending mail right away. This can't be undone.")))
     for number, (credential, workspace) in enumerate(targets.found):
-        rows += [DIVIDER] if number else []
+        rows += [DIVIDER] if number and few else []
         stops = impact.in_use(credential, targets.traffic[credential.id], now, services.settings.bot_unused_days)
         rows.append(impact.facts(credential, workspace, stops))
-        rows += _one_press(credential, credential.id in targets.resumable) if leaked else []
+        rows += _one_press(credential, credential.id in targets.resumable) if leaked and few else []
     rows += [_already(one, leaked, services.command) for one in targets.deleted]
     rows += [line("You can't revoke ", code(one.username), " in ", bold(place.name), ".") for one, place in targets.refused]
     if targets.unknown and not leaked:

@@ -200,15 +200,13 @@ def _offers(known: Known, token: InWhois, leaked: bool, now: datetime) -> list[B
     offers = []
     if Action.DELETE in allowed and credential.state == State.ACTIVE:
         offers.append(suspend.buttons(SUSPEND, UNDO, token.encode(), suspended=False))
-    if Action.CREATE in allowed and credential.suspended_at:
+    if Action.CREATE in allowed and credential.state == State.SUSPENDED and credential.suspended_at:
         just = credential.suspended_at > now - JUST_SUSPENDED
         undoing = suspend.buttons(SUSPEND, UNDO, token.encode(), suspended=True)
         offers.append(undoing if just else button("Resume…", suspend.OPEN_RESUME, value))
     if Action.DELETE in allowed and credential.state in (State.ACTIVE, State.SUSPENDED):
-        ending = (
-            button("Revoke…", alarm.OPEN_REVOKE, value, style="danger") if leaked else button("Delete…", OPEN_DELETE, value, style="danger")
-        )
-        offers.append(ending)
+        label, action = ("Revoke…", alarm.OPEN_REVOKE) if leaked else ("Delete…", OPEN_DELETE)
+        offers.append(button(label, action, value, style="danger"))
     return offers
 
 
