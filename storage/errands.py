@@ -117,12 +117,23 @@ def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kin
 
 
 def _just_told(tx: Transaction, credential_id: str) -> frozenset[str]:
-    """The channels that have a recent message about the credential, or soon will: it says what is true when it is drawn."""
-    recent = [one.channel_id for one in posted.about(tx, [credential_id]) if one.created_at > tx.now - JUST_TOLD]
-    on_its_way = select(ERRANDS.c.channel_id).where(
-        ERRANDS.c.done_at.is_(None), ERRANDS.c.credential_id == credential_id, ERRANDS.c.kind.in_([Kind.NOTICE.value, Kind.ALARM.value])
+    """The channels that have a recent message about the credential's suspension or leak, will have one soon, or cannot have one.
+
+    It says what is true when it is drawn.
+    """
+    from storage.audit import What
+
+    since = tx.now - JUST_TOLD
+    recent = [one.channel_id for one in posted.about(tx, [credential_id]) if one.created_at > since]
+    columns = ERRANDS.c
+    told = select(columns.channel_id).join_from(ERRANDS, AUDIT_EVENTS, columns.event_id == AUDIT_EVENTS.c.id)
+    told = told.where(
+        columns.credential_id == credential_id,
+        or_(columns.done_at.is_(None), columns.done_at > since),
+        columns.kind.in_([Kind.NOTICE.value, Kind.ALARM.value]),
+        AUDIT_EVENTS.c.action.in_([What.SUSPEND.value, What.LEAK.value, What.REPORT.value]),
     )
-    return frozenset([*recent, *(channel for channel in tx.connection.scalars(on_its_way) if channel)])
+    return frozenset([*recent, *(channel for channel in tx.connection.scalars(told) if channel)])
 
 
 def _alarm(tx: Transaction, changed: "Changed", workspace_id: int, about: dict[str, Any]) -> None:
@@ -171,7 +182,8 @@ def nobody_told(tx: Transaction, errand: Errand, outcome: str) -> None:
     same = (ERRANDS.c.kind == errand.kind, ERRANDS.c.event_id == errand.event_id, ERRANDS.c.id != errand.id)
     others = select(ERRANDS.c.id).where(*same, or_(ERRANDS.c.done_at.is_(None), ERRANDS.c.outcome == TOLD))
     if tx.connection.execute(others.limit(1)).first() is None:
-        add(tx, Kind.ALARM, event_id=errand.event_id, credential_id=errand.credential_id, workspace_id=errand.workspace_id)
+        about: dict[str, Any] = {"event_id": errand.event_id, "last_event_id": errand.last_event_id, "workspace_id": errand.workspace_id}
+        add(tx, Kind.ALARM, **about, credential_id=errand.credential_id)
 
 
 def _told(changed: "Changed") -> bool:

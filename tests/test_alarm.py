@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sandbox.people import Person
-from sandbox.world import Message
+from sandbox.world import Channel, Message
 from storage import audit, credentials, errands, lifecycle, logins, passwords, posted, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
@@ -42,7 +42,8 @@ async def alarm(play: Stage, text: str = "posted the password of Relay") -> Mess
 
 
 async def says(play: Stage, message: Message, *parts: str, without: tuple[str, ...] = ()) -> None:
-    """What the message says once all is settled."""
+    """What the message says once all is settled, also what the test changed past the bot."""
+    play.bot.errands.wake()
     await play.settled()
     shown = play.rex.read(message)
     for part in parts:
@@ -54,12 +55,19 @@ async def says(play: Stage, message: Message, *parts: str, without: tuple[str, .
 async def leaked(play: Stage) -> tuple[str, Message, Message]:
     """A password that mia posted: the password, her message and the alarm."""
     password = await play.create(play.wanda, "Relay")
-    message = await play.mia.posts(play.mail, f"our password is {password}")
+    message = await posts(play, play.mia, play.mail, f"our password is {password}")
     return password, message, await alarm(play)
 
 
-async def event_of(play: Stage, message: Message, subtype: str, **more: Any) -> None:
-    await play.slack.event({"type": "message", "subtype": subtype, "channel": message.channel, "ts": "1.2", **more})
+async def posts(play: Stage, author: Person, channel: Channel, text: str) -> Message:
+    """A message that the bot has heard of when this returns."""
+    message = play.slack.world.add_message(channel.id, author.id, text)
+    await play.slack.event({"type": "message", "channel": channel.id, "user": author.id, "ts": message.ts, "text": text})
+    return message
+
+
+async def event_of(play: Stage, original: Message, subtype: str, **more: Any) -> None:
+    await play.slack.event({"type": "message", "subtype": subtype, "channel": original.channel, "ts": "1.2", **more})
     await play.settled()
 
 
@@ -71,7 +79,7 @@ async def test_author_and_responders_read_it_once_and_the_password_nowhere(watch
     play = watched
     password = await play.create(play.wanda, "Relay")
     before = len(play.slack.traffic)
-    message = await play.mia.posts(play.mail, f"our password is {password}")
+    message = await posts(play, play.mia, play.mail, f"our password is {password}")
     warning = await play.mia.sees("You posted the password of Relay. Delete your message. @oncall, @adam, @wanda were told", play.mail)
     assert warning.ephemeral_to == play.mia.id
     told = await alarm(play)
@@ -84,7 +92,7 @@ async def test_author_and_responders_read_it_once_and_the_password_nowhere(watch
     [event] = await play.events(action="leak.noticed")
     assert (event.user_id, event.channel_id, event.source_id) == (play.mia.id, play.mail.id, message.ts)
     await event_of(play, message, "message_changed", **edited(message, f"see {password}"))
-    await play.mia.posts(play.mail, f"and this is none: {passwords.generate('00000000')}")
+    await posts(play, play.mia, play.mail, f"and this is none: {passwords.generate('00000000')}")
     await play.settled()
     assert len(await play.events(action="leak.noticed")) == 1
     assert len([one for one in play.rex.messages(play.mail) if "posted the password" in play.rex.read(one)]) == 1
@@ -158,7 +166,7 @@ async def rotated(play: Stage, overlap: timedelta | None) -> None:
     [credential] = await play.credentials()
     mark = lifecycle.rotation_mark(credential)
     await play.db.change(lifecycle.begin_rotation, BY_TEST, credential.id, play.mail.id, "key", mark)
-    await play.db.change(lifecycle.finish_rotation, BY_TEST, credential.id, "key", "none", None, overlap)
+    await play.db.change(lifecycle.finish_rotation, BY_TEST, credential.id, "key", credential.password_hash or "", None, overlap)
 
 
 async def test_apps_are_heard_and_our_own_is_not(watched: Stage) -> None:
@@ -228,15 +236,14 @@ async def test_without_a_channel_the_people_who_can_revoke_it_read_it_directly(w
     password = await play.create(play.wanda, "Relay")
     for channel in (play.mail, play.secret):
         await play.db.change(workspaces.unmap_channel, BY_TEST, play.slack.world.team.id, channel.id)
-    await play.mia.posts(play.mail, password)
+    await posts(play, play.mia, play.mail, password)
     await play.settled()
     for person in (play.rex, play.adam, play.wanda):
         told = await person.sees("@mia posted the password of Relay", play.slack.world.dm(person.id))
     await play.wanda.presses("Suspend now", told)
     await says(play, told, without=("[Suspend now]",))
     assert "Suspended by @wanda" in play.wanda.read(told)
-    with pytest.raises(AssertionError):
-        assert "posted the password" in play.rita.screen()
+    assert "posted the password" not in play.rita.screen()
 
 
 # --- anybody can raise it ---
@@ -314,7 +321,7 @@ async def test_one_credential_raises_a_bounded_number_of_alarms(watched: Stage) 
     play = watched
     password = await play.create(play.wanda, "Relay")
     for number in range(errands.ALARMS_AN_HOUR + 3):
-        await play.mia.posts(play.lobby, f"{number} {password}")
+        await posts(play, play.mia, play.lobby, f"{number} {password}")
         await play.settled()
     assert len(await play.events(action="leak.noticed")) == errands.ALARMS_AN_HOUR + 3
     alarms = [one for one in play.rex.messages(play.mail) if "posted the password" in play.rex.read(one)]
@@ -355,16 +362,14 @@ async def test_whois_offers_one_press_and_says_who_ended_it(play: Stage) -> None
     assert "[Undo]" in play.wanda.read(shown)
     assert len([one for one in play.wanda.messages(play.lobby) if one.user == play.slack.world.installed().bot_user]) == 1
     await play.rex.types(play.lobby, f"/smtp whois {usernames}")
-    assert "To resume it, ask @wanda, @adam" in play.rex.read(await play.rex.sees("Suspended by @wanda", play.lobby)).replace(
-        "@adam, @wanda", "@wanda, @adam"
-    )
+    assert "To resume it, ask @adam, @wanda." in play.rex.read(await play.rex.sees("Suspended by @wanda", play.lobby))
     await play.wanda.presses("Undo", shown)
-    await play.wanda.sees("State  active", play.lobby)
+    await play.settled()
     assert len(await play.passdb()) == 2
     first = (await play.credentials())[0]
     await play.db.change(credentials.delete, Origin(Actor(play.rex.id, BY_TEST.actor.team, owner=True), Surface.BUTTON, "r"), first.id)
     await play.rita.types(play.lobby, f"/smtp whois {first.username}")
-    assert "[" not in play.rita.read(await play.rita.sees("Deleted by @rex (", play.lobby)).replace("[bold", "")
+    assert "[" not in play.rita.read(await play.rita.sees("Deleted by @rex (", play.lobby))
     await play.rita.types(play.lobby, f"/smtp whois {(await play.credentials())[1].username}")
     await play.rita.sees("To stop it, ask @oncall", play.lobby)
 
@@ -387,6 +392,7 @@ async def test_whose_is_this_as_a_shortcut_of_a_message_and_from_anywhere(play: 
     await nina.uses_shortcut(WHOSE, await play.mia.posts(play.lobby, username))
     await nina.sees_modal("or it is in a workspace that you can't see")
     await play.gus.uses_shortcut(WHOSE)
+    await play.gus.sees_modal("What you paste")
     play.gus.fills("A username, or a line of a log", username)
     await play.gus.submits()
     await play.gus.sees_modal("Guests can't manage SMTP credentials")
@@ -421,7 +427,7 @@ async def test_the_notice_of_a_suspension_settles_instead_of_being_followed_by_a
     await says(play, told, "@rex suspended it again (", "[Resume…]")
     play.clock.passes(hours=2)
     await play.db.change(lifecycle.resume, BY_TEST, credential.id)
-    await play.settled()
+    play.bot.errands.wake()
     await play.mia.sees("resumed the SMTP credential Relay", play.mail)
     await says(play, told, "resumed it (", without=("[Resume…]",))
 
@@ -445,7 +451,7 @@ async def one_credential(db: Database) -> Credential:
     workspace = await db.change(workspaces.add, BY_TEST, "acme", "Acme")
     await db.change(workspaces.map_channel, BY_TEST, "T0SANDBOX", "C1", workspace.id)
     made, _ = await db.change(credentials.create_pending, BY_TEST, "C1", "Relay", "key")
-    return await db.change(credentials.activate, BY_TEST, made.id, "none")
+    return await db.change(credentials.activate, BY_TEST, made.id, "$argon2id$x")
 
 
 async def test_one_errand_waits_however_often_it_changes(db: Database) -> None:
@@ -507,11 +513,11 @@ async def test_looking_whose_passwords_are_is_bounded_and_takes_turns(db: Databa
 
     device = [passwords.generate("", passwords.Style.DEVICE) for _ in range(25)]
     parsed = [one for one in map(passwords.parse, device) if one]
-    copies = "INSERT INTO credentials (id, workspace_id, name, name_key, username, state, password_hash, password_tag, version, created_at, created_by, device) "
+    columns = "id, workspace_id, name, name_key, username, state, password_hash, password_tag, version, created_at, created_by, device"
     for number in range(400):
         tag = passwords.tag(parsed[number % 25].canonical)
-        values = f"SELECT 'c{number:07d}', 1, 'n', 'n{number}', 'smtp-acme-{number:08d}', 'active', 'x', {tag}, 1, 0, 'U1', true"
-        await raw.sql(db, copies + values)
+        values = f"'c{number:07d}', 1, 'n', 'n{number}', 'smtp-acme-{number:08d}', 'active', '$argon2id$x', {tag}, 1, 0, 'U1', true"
+        await raw.sql(db, f"INSERT INTO credentials ({columns}) VALUES ({values})")
     counting: Any = Counting()
     resolver = Resolver(db, counting)
     await asyncio.gather(resolver.resolve(parsed), resolver.resolve(parsed))
