@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test check demo run bench fuzz screenshots lock clean
+.PHONY: test check demo run bench fuzz screenshots wheel wheelhouse package lock clean
 
-demo: $(VENV)/run
+demo: $(VENV)/demo
 	$(BIN)/smtp-bot demo
 
 test: $(VENV)/dev check
@@ -30,21 +30,47 @@ fuzz: $(VENV)/dev
 screenshots: $(VENV)/dev
 	$(BIN)/python -m tests.screenshots
 
-$(VENV)/run: requirements.lock pyproject.toml
+# setuptools comes with its hash from a lock, and not from the network at each build.
+$(VENV)/run: requirements.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements-build.lock
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/demo: requirements-demo.lock $(VENV)/run
+	$(BIN)/pip install --quiet --require-hashes -r requirements-demo.lock
 	touch $@
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/run
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	touch $@
 
+$(VENV)/package: requirements-package.lock $(VENV)/dev
+	$(BIN)/pip install --quiet --require-hashes -r requirements-package.lock
+	touch $@
+
+# dist/ gets the wheel, and wheelhouse/ everything that it needs, for machines without a network.
+wheel: $(VENV)/run
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+wheelhouse: wheel
+	$(BIN)/pip download --quiet --require-hashes -r requirements-demo.lock --dest wheelhouse
+	cp dist/*.whl wheelhouse
+
+# Installs the wheel in every way that docs/operating.md names, and scans with real scanners: minutes, so not in `make test`.
+package: $(VENV)/package wheelhouse
+	$(BIN)/pytest --numprocesses=0 --timeout=900 tests/package.py
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-	  --no-emit-find-links --extra sandbox -o requirements.lock pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-	  --no-emit-find-links --extra dev -o requirements-dev.lock pyproject.toml
+	$(LOCK) -o requirements.lock pyproject.toml
+	$(LOCK) --extra demo -c requirements.lock -o requirements-demo.lock pyproject.toml
+	$(LOCK) --extra dev -c requirements-demo.lock -o requirements-dev.lock pyproject.toml
+	$(LOCK) --extra package -c requirements-dev.lock -o requirements-package.lock pyproject.toml
+	sed -n 's/^requires = \["\(setuptools.*\)"\]/\1/p' pyproject.toml | $(LOCK) -o requirements-build.lock -
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build dist wheelhouse

@@ -4,7 +4,9 @@ import re
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.response import BoltResponse
+from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import (
     access_modal,
@@ -33,14 +35,30 @@ log = structlog.get_logger(__name__)
 ANYTHING = re.compile(".*")
 
 
-def build(services: Services) -> AsyncApp:
+def build(services: Services, bot_id: str, bot_user: str) -> AsyncApp:
     """Registers everything the bot answers to.
 
     The signature is checked by `web.py` before Bolt sees a request, and Socket Mode has none, so Bolt's own check is off: it would
-    log the body of what it refuses.
+    log the body of what it refuses. Bolt is told who the bot is, and holds no token: it would ask Slack before the first acknowledgement,
+    and answer "please reinstall this app" to everybody while Slack is slow.
+
+    Args:
+        bot_id, bot_user: of `auth.test`; Bolt ignores what the bot itself did.
     """
+
+    async def authorize(enterprise_id: str | None, team_id: str | None, user_id: str | None) -> AuthorizeResult:
+        return AuthorizeResult(
+            enterprise_id=enterprise_id,
+            team_id=team_id,
+            user_id=user_id,
+            bot_id=bot_id,
+            bot_user_id=bot_user,
+            bot_token=services.settings.slack_bot_token.get_secret_value(),
+        )
+
     app = AsyncApp(
-        client=services.client,
+        client=AsyncWebClient(base_url=services.settings.slack_api_url),
+        authorize=authorize,
         process_before_response=True,
         request_verification_enabled=False,
     )

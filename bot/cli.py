@@ -4,15 +4,17 @@ Exit status: 0, 1 (refused or failed), 2 (usage). What an operator does is in th
 """
 
 import asyncio
-import getpass
 import json
 import os
+import pwd
 from collections.abc import Callable, Coroutine
+from importlib.resources import files
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 
-from bot import log
+from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import TROUBLES, sentence
@@ -44,8 +46,7 @@ class Shell:
     def __init__(self, db: Database, team: str | None) -> None:
         self.db = db
         self.team = team
-        name = os.environ.get("SUDO_USER") or getpass.getuser()
-        self.origin = Origin(Actor(f"shell:{name}", team, owner=True), Surface.SHELL, reference=f"pid{os.getpid()}")
+        self.origin = Origin(Actor(f"shell:{operator()}", team, owner=True), Surface.SHELL, reference=f"pid{os.getpid()}")
 
     def needs_team(self) -> str:
         if self.team is None:
@@ -54,6 +55,18 @@ class Shell:
 
     async def workspace(self, slug: str) -> Workspace:
         return await self.db.read(workspaces.named, slug)
+
+
+def operator() -> str:
+    """The name of the account that runs this, or of the one that became root by `sudo`; `uid1234` for one that has none."""
+    uid = os.getuid()
+    before_sudo = os.environ.get("SUDO_UID", "")
+    if uid == 0 and before_sudo.isascii() and before_sudo.isdigit():
+        uid = int(before_sudo)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return f"uid{uid}"
 
 
 def fail(message: str) -> NoReturn:
@@ -67,6 +80,8 @@ def settings() -> Settings:
     except SettingsError as error:
         fail(str(error))
     log.configure(read.log_level, read.log_format)
+    for note in read.notes:
+        structlog.get_logger(__name__).warning(note)
     return read
 
 
@@ -96,6 +111,19 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
         fail("The database's answer was lost: it may have been done or not. Look before you try again: smtp-bot audit")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smtp-bot {release()}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    _version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Says which release this is.")] = False,
+) -> None:
+    pass
+
+
 @cli.command()
 def run() -> None:
     """Runs the bot."""
@@ -103,49 +131,53 @@ def run() -> None:
 
     read = settings()
     try:
-        asyncio.run(running.run(read))
+        running.main(read, read.metrics_address if "metrics_listen" in read.model_fields_set else None)
     except (running.StartError, SettingsError) as error:
         fail(str(error))
 
 
 @cli.command()
 def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the sockets.")] = 1) -> None:
-    """Answers mail servers: log-ins on AUTHD_LISTEN, open sessions on POLICY_LISTEN."""
-    from bot.run import StartError, open_database
-    from mailauth import server
+    """Answers mail servers: log-ins on AUTHD_LISTEN, open sessions on POLICY_LISTEN. SIGHUP replaces the workers one after the other."""
+    from mailauth import process, server, sockets
     from mailauth.policy import WhenAway
 
     read = settings()
-    if not read.authd_listen:
-        fail("AUTHD_LISTEN: missing. Where mail servers ask: unix:/run/smtp-bot/auth or tcp:127.0.0.1:12345")
-
-    async def check() -> None:
-        await (await open_database(read)).close()
-
     try:
-        asyncio.run(check())
-        server.run(
+        process.run(
             server.AuthdConfig(
                 database_url=read.database_url.get_secret_value(),
                 auth=read.authd_listen,
                 policy=read.policy_listen,
                 http=read.authd_http,
+                token=read.authd_http_token.get_secret_value() or None,
+                nginx_server=sockets.host_and_port(read.authd_nginx_server, "AUTHD_NGINX_SERVER"),
+                group=read.authd_group,
+                peers=read.authd_peers or sockets.LOOPBACK,
                 require_tls=read.authd_require_tls,
                 when_away=WhenAway(read.policy_when_away),
                 argon2=(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism),
                 workers=workers,
             )
         )
-    except (StartError, server.ListenError) as error:
+    except sockets.ListenError as error:
         fail(str(error))
 
 
 @cli.command()
 def demo(port: Annotated[int, typer.Option(help="Where the local Slack listens, on this machine only.")] = 8080) -> None:
     """Runs the bot in a Slack of its own on this machine; no account needed."""
-    from sandbox import demo as sandbox_demo
-
+    try:
+        from sandbox import demo as sandbox_demo
+    except ModuleNotFoundError as error:
+        fail(f"The demo is not installed ({error.name} is missing). Install it: pip install 'smtp-credentials-bot[demo]'")
     sandbox_demo.main(port)
+
+
+@cli.command()
+def manifest() -> None:
+    """Prints the manifest of the Slack app, to be pasted at api.slack.com/apps."""
+    typer.echo((files("bot") / "manifest.yml").read_text(), nl=False)
 
 
 @cli.command()

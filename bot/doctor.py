@@ -39,6 +39,10 @@ async def examine(echo: Callable[[str], None]) -> bool:
             report.bad(problem)
         return False
     report.good(f"settings read, mode {settings.mode}, command {settings.bot_command}")
+    for note in settings.notes:
+        report.note(note)
+    for file in settings.exposed_files():
+        report.bad(f"Every account of this machine may read {file}. Run: chmod o= {file}")
     try:
         settings.check_slack()
     except SettingsError as error:

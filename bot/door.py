@@ -15,14 +15,16 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import structlog
 from prometheus_client import Counter, Histogram
 from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_bolt.response import BoltResponse
 
 from bot import texts
 from bot.blocks import Block, Piece, foot, line, modal
 from bot.codec import FromHome, InHome
+from bot.delivery import acknowledgement_sent, first_delivery, turned_away
 from bot.people import Presence
-from bot.services import Services, acknowledgement_sent, first_delivery, new_reference
+from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, View
-from bot.texts import SlackAway, TriggerExpired
+from bot.texts import Busy, SlackAway, TriggerExpired
 from storage import access, audit, errands
 from storage.access import Action, Actor, Right
 from storage.audit import Origin, Surface, What
@@ -167,7 +169,7 @@ class Request:
 
     async def allow(self, action: Action, workspace: Workspace | None, what: What) -> tuple[Actor, Right]:
         """Whether the person may do this, asked before a surface opens. A denial is written down, then raised."""
-        actor = await self.actor(workspace)
+        actor = await self.actor(workspace, member=action is Action.LIST)
         return actor, await self.read(what, actor, access.may, actor, action, workspace)
 
     async def open(self, view: dict[str, Any]) -> View:
@@ -234,12 +236,15 @@ class Door:
         self.draw_home: Callable[[Request], Awaitable[None]] | None = None
         """Draws the Home tab anew after a request that came from it: it shows what was changed, and what is no longer so."""
 
-    def event(self, handler: Handler) -> Callable[..., Awaitable[None]]:
+    def event(self, handler: Handler) -> Callable[..., Awaitable[BoltResponse | None]]:
         """A Bolt listener for an event that a person caused, with a view or without."""
 
-        async def begin(event: dict[str, Any]) -> None:
+        async def begin(event: dict[str, Any]) -> BoltResponse | None:
+            if self._services.work.full:
+                return later()
             body = {"user": {"id": event["user"]}, "view": event.get("view"), "event": event}
             self._services.work.begin(self._handle(handler, Request(self._services, body)))
+            return None
 
         return begin
 
@@ -248,7 +253,11 @@ class Door:
 
         async def acknowledge(ack: AsyncAck, body: dict[str, Any]) -> None:
             await ack()
-            self._services.work.begin(self._handle(handler, Request(self._services, body)))
+            request, work = Request(self._services, body), self._services.work
+            if work.full:
+                work.turn_away(self._handle(_busy, request))
+            else:
+                work.begin(self._handle(handler, request))
 
         return acknowledge
 
@@ -258,6 +267,12 @@ class Door:
         async def submit(ack: AsyncAck, body: dict[str, Any]) -> None:
             request = Request(self._services, body)
             answer: Answer | None = None
+
+            if self._services.work.full:
+                # Over the modal instead of in its place: what was typed is still there for another try.
+                said = line(*texts.sentence(Busy(), self._services.command))
+                await ack({"response_action": "push", "view": notice([said])})
+                return
 
             async def handle() -> None:
                 nonlocal answer
@@ -269,7 +284,7 @@ class Door:
                 answer = Answer(update(notice([line(*pieces)])))
 
             try:
-                await self._try(request, handle, tell, self._services.limits.submission)
+                await self._try(request, handle, tell, self._services.limits.acknowledge)
             except InputInvalid as invalid:
                 answer = Answer(errors(**{invalid.block: invalid.said}))
             if answer is None:
@@ -347,6 +362,16 @@ class Door:
             await self.draw_home(request)
         except Exception as error:
             log.info("Home tab not drawn anew", error=describe(error), reference=request.reference)
+
+
+def later() -> BoltResponse:
+    """The answer to an event that cannot be worked on now: Slack sends it again."""
+    turned_away.inc()
+    return BoltResponse(status=503)
+
+
+async def _busy(_request: Request) -> None:
+    raise Busy
 
 
 def _log_failure(error: Exception, request: Request) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.response import BoltResponse
 
-from bot.door import describe
+from bot.door import describe, later
 from bot.services import Services, new_reference
 from storage import seen, workspaces
 from storage.access import Actor
@@ -40,12 +41,16 @@ def register(app: AsyncApp, services: Services) -> None:
         # Its list of members may be incomplete, so they are asked for anew.
         await services.db.note(seen.mark, event.get("subteam_id") or event["subteam"]["id"])
 
-    def listener(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> Callable[..., Awaitable[None]]:
-        """Bolt acknowledges an event by itself when its listener returns; the work comes after."""
+    def listener(handle: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> Callable[..., Awaitable[BoltResponse | None]]:
+        """Bolt acknowledges an event by itself when its listener returns nothing; the work comes after."""
 
-        async def begin(event: dict[str, Any], body: dict[str, Any]) -> None:
-            if body.get("team_id") in (None, services.team):
-                services.work.begin(_logged(handle, event))
+        async def begin(event: dict[str, Any], body: dict[str, Any]) -> BoltResponse | None:
+            if body.get("team_id") not in (None, services.team):
+                return None
+            if services.work.full:
+                return later()
+            services.work.begin(_logged(handle, event))
+            return None
 
         return begin
 

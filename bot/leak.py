@@ -16,7 +16,7 @@ from slack_bolt.response import BoltResponse
 
 from bot import revoke, texts
 from bot.blocks import line
-from bot.door import EVERYWHERE, Door, Request, describe, notice
+from bot.door import EVERYWHERE, Door, Request, describe, later, notice
 from bot.revoke import Targets
 from bot.services import Services, new_reference
 from bot.slack import Ok
@@ -28,6 +28,7 @@ from storage.leaks import Gone, Resolver, Standing
 from storage.models import Credential, State
 from storage.passwords import Parsed
 from storage.refusals import TooManyReports
+from storage.typed import read
 
 SHORTCUT = "revoke_leaked"
 TITLE = "Revoke leaked credential"
@@ -49,7 +50,7 @@ async def used(request: Request) -> None:
     """Opens at once, because a trigger lives three seconds; then looks."""
     opened = await request.open(notice([line("Looking for SMTP usernames and passwords of ours…")], TITLE))
     request.view = {"id": opened.id, "hash": opened.hash, "type": "modal"}
-    found = leaks.find("\n".join(strings(request.body.get("message") or {})))
+    found = read("\n".join(strings(request.body.get("message") or {})))
     if not found.usernames and not found.passwords:
         view = revoke.ask_modal("I couldn't find an SMTP username or password of ours in that message.", leaked=True)
     else:
@@ -127,7 +128,7 @@ class Watch:
         self._looking = False
 
     async def heard(self, event: dict[str, Any], body: dict[str, Any]) -> BoltResponse | None:
-        """The listener. A 503 makes Slack send the event again later."""
+        """The listener. What cannot be looked at now Slack sends again."""
         message = event.get("message") or event
         author, channel, ts = message.get("bot_id") or message.get("user"), event.get("channel"), message.get("ts")
         if is_ours(message, body.get("api_app_id")):
@@ -139,14 +140,14 @@ class Watch:
             return None
         if not (author and channel and ts):
             return None
-        found = leaks.find("\n".join(strings(message))).passwords
+        found = read("\n".join(strings(message))).passwords
         if not found:
             if event.get("subtype") == "message_changed":
                 self._services.work.begin(self._gone(channel, ts, Gone.EDITED))
             return None
-        if len(self._waiting) >= WAITING_MAX or self._authors[author] >= WAITING_EACH:
+        if self._services.work.full or len(self._waiting) >= WAITING_MAX or self._authors[author] >= WAITING_EACH:
             log.warning("leak watch is behind", waiting=len(self._waiting))
-            return BoltResponse(status=503)
+            return later()
         self._services.work.begin(self._look(Heard(author, message.get("user_team") or self._services.team, channel, ts, found)))
         return None
 

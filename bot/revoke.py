@@ -18,7 +18,7 @@ from bot.codec import OnCredential, OnMany, OnSlug
 from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
 from bot.reason import given_reason, reason_field
 from bot.target import allowed
-from storage import access, credentials, leaks, listing, mail_servers, workspaces
+from storage import access, credentials, listing, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
 from storage.credentials import Revoked
@@ -26,6 +26,7 @@ from storage.database import Transaction
 from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import NoSuchCredential, NotAllowed, NotSuspended, PersonBarred, Refusal
+from storage.typed import read
 
 REVOKE = "revoke_credentials"
 LEAK_SUSPEND = "leak_suspend"
@@ -71,7 +72,7 @@ async def typed(request: Request, rest: str) -> None:
     """`/smtp revoke <username> [...]`, pasted in any form; `/smtp revoke workspace:SLUG` for a whole workspace."""
     if rest.startswith(WHOLE_PREFIX):
         return await open_whole(request, rest.removeprefix(WHOLE_PREFIX).strip())
-    usernames = leaks.find(rest).usernames
+    usernames = read(rest).usernames
     if not usernames:
         await request.open(ask_modal(EXAMPLE if rest else None))
         return None
@@ -83,7 +84,7 @@ async def submit_ask(request: Request) -> Answer:
     text = str(blocks.values(request.view or {}).get("username") or "")
     if looks_like_password(text):
         raise InputInvalid("username", "Enter the username only, never the password.")
-    usernames = leaks.find(text).usernames
+    usernames = read(text).usernames
     if not usernames:
         raise InputInvalid("username", EXAMPLE)
     return Answer(update(revoke_modal(request, await look_up(request, usernames))))

@@ -2,47 +2,74 @@
 
 import asyncio
 import contextlib
+import gc
+import os
 import signal
-import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
-import uvicorn
-from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
-from slack_sdk.socket_mode.aiohttp import SocketModeClient
-from slack_sdk.socket_mode.request import SocketModeRequest
-from slack_sdk.web.async_client import AsyncWebClient
+from aiohttp import ClientSession
+from starlette.applications import Starlette
 
-from bot import app, sweep, web
+from bot import app, health, server, sweep, web
+from bot.delivery import Work
 from bot.errands import Worker
+from bot.health import Health
 from bot.people import People
-from bot.services import Services, acknowledging
+from bot.server import ListenError, Server, listen
+from bot.services import USUAL, Limits, Services
 from bot.settings import Settings
-from bot.slack import Away, Ok, Refused, Reply, Slack
+from bot.slack import Away, Installation, Ok, Refused, Reply, Slack
+from bot.socket_mode import SocketMode, pauses
 from storage import workspaces
-from storage.database import Clock, Database, Schema, utc_now
+from storage.database import Clock, Database, Schema, Unavailable, utc_now
 from storage.passwords import Hasher
 
-DRAIN_TIMEOUT = 20.0  # seconds that a shutdown waits for work under way
+CLOSE_TIMEOUT = 5.0  # seconds that it may take to close what is left then
 DEFAULT_PORT = 3000
-T = TypeVar("T")
+METRICS_LISTEN = ("127.0.0.1", 9464)
+METRICS_CONNECTIONS = 16
+# Only these are about the token; whatever else Slack answers may pass by itself. https://docs.slack.dev/reference/methods/auth.test
+WRONG_TOKEN = (
+    "invalid_auth",
+    "not_authed",
+    "account_inactive",
+    "token_revoked",
+    "token_expired",
+    "not_allowed_token_type",
+    "missing_scope",
+    "no_permission",
+    "org_login_required",
+    "ekm_access_denied",
+)
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 class StartError(Exception):
     """Why the bot cannot start, and what to do about it."""
 
 
+class NotYet(StartError):
+    """It cannot start now; it may be different in a moment."""
+
+
 async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
     """Connects to the store. SQLite is brought up to date; PostgreSQL must be already.
 
     Raises:
-        StartError: no connection, or a schema of another release.
+        NotYet: no connection.
+        StartError: no folder, or a schema of another release.
     """
     db = Database(settings.database_url.get_secret_value(), clock)
+    if db.sqlite and not Path(db.url.database or "").parent.is_dir():
+        raise StartError("DATABASE_URL: the folder of the SQLite file is not there. Make it, or correct the path.")
     try:
         schema = await db.schema()
         if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
@@ -50,7 +77,10 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
             schema = Schema.CURRENT
     except Exception as error:
         await db.close()
-        raise StartError(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None
+        raise NotYet(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None
+    except BaseException:
+        await db.close()
+        raise
     if schema is not Schema.CURRENT:
         await db.close()
         if schema is Schema.UNKNOWN:
@@ -59,147 +89,172 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
     return db
 
 
-class Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the bot stops it, after it has drained."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class Socket(AsyncSocketModeHandler):
-    """Bolt's Socket Mode adapter, which also says when an acknowledgement was sent."""
-
-    async def handle(self, client: SocketModeClient, req: SocketModeRequest) -> None:  # type: ignore[override]
-        sent = acknowledging()
-        try:
-            await super().handle(client, req)
-        finally:
-            sent.set()
-
-
 class Bot:
     """One bot process.
 
     Args:
         clock: tells the time for what is stored.
         monotonic: seconds, for the age of what is remembered.
+        metrics: host and port for health and metrics; port 0 takes any. None: `METRICS_LISTEN`, if it is free.
     """
 
-    def __init__(self, settings: Settings, clock: Clock = utc_now, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        metrics: tuple[str, int] | None = None,
+        limits: Limits = USUAL,
+    ) -> None:
         self.settings = settings
+        self.limits = limits
         self._clock = clock
         self._monotonic = monotonic
+        self._metrics = metrics
         self._stack = contextlib.AsyncExitStack()
-        self._socket: Socket | None = None
+        self._health = Health(limits.health_interval, limits.health_patience)
+        self._gate = web.Gate()
+        self._front: Server | None = None
+        self._socket: SocketMode | None = None
         self.services: Services
         self.errands: Worker
         self.port: int | None = None
         """Where HTTP listens."""
+        self.metrics_port: int | None = None
+        """Where health and metrics listen."""
 
     async def start(self) -> None:
-        """Raises StartError, SettingsError."""
+        """Returns when the bot serves. Waits, as long as it takes, for Slack and the database; health listens meanwhile.
+
+        Raises:
+            StartError, SettingsError: waiting would not help.
+        """
         settings = self.settings
         settings.check_slack()
         try:
-            db = await open_database(settings, self._clock)
+            self._listen()
+            db = await self._insist(lambda: open_database(settings, self._clock))
             self._stack.push_async_callback(db.close)
-            self.services = await self._connect(db)
+            self._stack.push_async_callback(self._health.close)
+            self._health.watch(db)
+            me = await self._connect(db)
             self.errands = Worker(self.services)
-            bolt = app.build(self.services)
+            bolt = app.build(self.services, me.bot_id, me.bot_user)
             if settings.mode == "socket":
-                handler = Socket(bolt, settings.slack_app_token.get_secret_value())
-                self._stack.push_async_callback(handler.close_async)
-                self._socket = handler
-                # The client would try for ever; asking once first tells a wrong token apart.
-                app_token = settings.slack_app_token.get_secret_value()
-                reached(await self.services.slack.open_socket(app_token), "SLACK_APP_TOKEN")
-                await handler.client.connect()
-            if settings.mode == "http" or settings.port is not None:
-                guard = None
-                if settings.mode == "http":
-                    secret = settings.slack_signing_secret.get_secret_value()
-                    guard = web.Guard(bolt, db, secret, lambda: self._clock().timestamp())
-                await self._serve(guard)
+                await self._open_socket(bolt, db)
+            else:
+                self._gate.guard = web.Guard(bolt, db, self.settings.signing_secrets, lambda: self._clock().timestamp())
             for forever in (sweep.forever(self.services), self.errands.forever()):
                 self._stack.push_async_callback(_end, asyncio.create_task(forever))
         except BaseException:
             await self._stack.aclose()
             raise
-        log.info("ready", mode=settings.mode, team=self.services.team, port=self.port, command=settings.bot_command)
+        self._health.waiting = None
+        log.info("ready", mode=settings.mode, team=me.team_id, port=self.port, command=settings.bot_command)
 
     async def stop(self) -> None:
-        """Takes nothing new, finishes what is under way, and closes."""
+        """Takes nothing new, acknowledges what was taken, finishes what goes on after it, and closes."""
+        self._health.waiting = "stopping"
+        until = time.monotonic() + self.limits.stop
+        if self._front is not None:
+            await self._front.close()
         if self._socket is not None:
-            self._socket.client.auto_reconnect_enabled = False
-            await self._socket.client.disconnect()
-        if not await self.services.work.drain(DRAIN_TIMEOUT):
-            log.warning("stopped with work under way", seconds=DRAIN_TIMEOUT)
+            await self._socket.stop_taking(self.limits.stop)
+        if not await self.services.work.drain(max(until - time.monotonic(), 0)):
+            log.warning("stopped with work under way", seconds=self.limits.stop)
         await self._stack.aclose()
 
-    async def ready(self) -> str | None:
-        try:
-            await self.services.db.ping()
-        except Exception as error:
-            return f"the database does not answer: {type(error).__name__}"
-        if self._socket is not None and not await self._socket.client.is_connected():
-            return "not connected to Slack"
-        return None
-
-    async def _connect(self, db: Database) -> Services:
+    def _listen(self) -> None:
         settings = self.settings
-        token, base_url = settings.slack_bot_token.get_secret_value(), settings.slack_api_url
-        slack = Slack(token, base_url)
+        operators = web.for_operators(self._health.problem)
+        try:
+            host, port = self._metrics or METRICS_LISTEN
+            self.metrics_port = self._serve(operators, "METRICS_LISTEN", host, port, METRICS_CONNECTIONS).port
+        except StartError as error:
+            if self._metrics is not None:
+                raise
+            # Nobody asked for this port: a second bot on the machine still starts.
+            log.warning("no health and metrics for operators", why=str(error))
+        if settings.mode == "http" or settings.port is not None:
+            outside = web.for_slack(self._gate if settings.mode == "http" else None, self._health.problem)
+            port = DEFAULT_PORT if settings.port is None else settings.port
+            front = self._serve(outside, "HOST, PORT", settings.host, port, self.limits.connections)
+            self.port = front.port
+            if settings.mode == "http":
+                self._front = front
+
+    def _serve(self, asgi: Starlette, variables: str, host: str, port: int, connections: int) -> Server:
+        try:
+            listener = listen(host, port)
+        except ListenError as error:
+            raise StartError(f"{variables}: {error}.") from None
+        made = Server(asgi, listener, connections, self.limits.request, int(self.limits.stop))
+        self._stack.push_async_callback(made.close)
+        return made
+
+    async def _connect(self, db: Database) -> Installation:
+        settings, limits = self.settings, self.limits
+        slack = Slack(settings.slack_bot_token.get_secret_value(), settings.slack_api_url, looks=limits.looks)
         self._stack.push_async_callback(slack.close)
-        me = reached(await slack.auth_test(), "SLACK_BOT_TOKEN")
-        await db.note(workspaces.remember_installation, me.team_id, me.team, me.bot_user)
+
+        async def remember() -> None:
+            try:
+                await db.note(workspaces.remember_installation, me.team_id, me.team, me.bot_user)
+            except Unavailable as error:
+                raise NotYet(f"DATABASE_URL: {health.WORDS[error.trouble]}.") from None
+
+        me = await self._insist(lambda: reached(slack.auth_test(), "SLACK_BOT_TOKEN"))
+        await self._insist(remember)
         hasher = Hasher(settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism)
         self._stack.callback(hasher.close)
         people = People(slack, me.team_id, settings.bot_owners, settings.bot_allow_guests, self._monotonic)
         if not settings.bot_owners:
             log.warning("BOT_OWNERS is empty: nobody can make workspaces or give the first roles from Slack")
-        return Services(settings, db, hasher, slack, AsyncWebClient(token, base_url=base_url), people, me.team_id)
+        self.services = Services(settings, db, hasher, slack, people, me.team_id, Work(limits.places, limits.waiting), limits)
+        return me
 
-    async def _serve(self, guard: web.Guard | None) -> None:
-        port = DEFAULT_PORT if self.settings.port is None else self.settings.port
-        listener = listen(self.settings.host, port)
-        self.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            web.build(guard, self.ready), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=10
-        )
-        server = Server(config)
-        serving = asyncio.create_task(server.serve([listener]))
+    async def _open_socket(self, bolt: Any, db: Database) -> None:
+        async def address() -> str:
+            return await reached(self.services.slack.open_socket(self.settings.slack_app_token.get_secret_value()), "SLACK_APP_TOKEN")
 
-        async def close() -> None:
-            server.should_exit = True
-            await serving
+        # Asking once first tells a wrong token apart, for which no further try would help.
+        await self._insist(address)
+        http = ClientSession(trust_env=True)
+        self._stack.push_async_callback(http.close)
+        self._socket = SocketMode(bolt, address, db, http, self.limits.ping)
+        self._stack.push_async_callback(self._socket.close)
+        self._health.waiting = "starting: the Socket Mode connection to Slack is not open yet"
+        await self._socket.start()
+        self._health.add(self._connected)
 
-        self._stack.push_async_callback(close)
+    def _connected(self) -> str | None:
+        return None if self._socket is None or self._socket.connected else "not connected to Slack"
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What the attempt returns, once it does. While it raises NotYet, health says why."""
+        for pause in pauses(self.limits.first_pause, self.limits.longest_pause):
+            try:
+                return await attempt()
+            except NotYet as why:
+                self._health.waiting = f"starting: {why}"
+                log.warning("waiting", why=str(why))
+            await asyncio.sleep(pause)
+        raise AssertionError
 
 
-def reached(reply: Reply[T], variable: str) -> T:
-    """Slack's answer, or StartError naming the variable that it did not accept."""
-    match reply:
+async def reached(asked: Awaitable[Reply[T]], variable: str) -> T:
+    """Slack's answer. Raises StartError naming the variable that it did not accept, or NotYet."""
+    match await asked:
         case Ok(data):
             return data
-        case Refused(word):
+        case Refused(word) if word in WRONG_TOKEN:
             raise StartError(f"{variable}: Slack answered {word}. Check the token; smtp-bot doctor tells more.")
+        case Refused(word):
+            raise NotYet(f"SLACK_API_URL: Slack answers {word}.")
+        case Away("not_slack" | "malformed", _):
+            raise NotYet("SLACK_API_URL: Slack answers what is no answer of its API.")
         case Away(why, _):
-            raise StartError(f"SLACK_API_URL: Slack does not answer ({why}).")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket that names its protocol: asyncio turns Nagle's delay (40 ms an answer) off only for those."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(512)
-    except OSError as error:
-        listener.close()
-        raise StartError(f"HOST, PORT: cannot listen on {host} port {port} ({error.strerror}).") from None
-    return listener
+            raise NotYet(f"SLACK_API_URL: Slack does not answer ({why}).")
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -208,13 +263,48 @@ async def _end(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def run(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT."""
+async def run(settings: Settings, metrics: tuple[str, int] | None = None, limits: Limits = USUAL) -> None:
+    """Runs until SIGTERM or SIGINT, also while it starts. Raises StartError, SettingsError."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    bot = Bot(settings)
-    await bot.start()
-    await stop.wait()
+    bot = Bot(settings, metrics=metrics, limits=limits)
+    starting = asyncio.create_task(bot.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        log.info("stopping before it was ready")
+        last_resort(CLOSE_TIMEOUT)
+        await _end(starting)
+        return
+    await starting
+    # What was made until now stays: no collection has to look at it again.
+    gc.collect()
+    gc.freeze()
+    await stopping
     log.info("stopping")
+    last_resort(limits.stop + CLOSE_TIMEOUT)
     await bot.stop()
+
+
+def last_resort(seconds: float) -> None:
+    """Ends the process when it has not ended by then: a thread that hangs in a call of a database cannot be cancelled."""
+
+    def end() -> None:
+        log.error("ended by force", seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def main(settings: Settings, metrics: tuple[str, int] | None = None, limits: Limits = USUAL) -> None:
+    """Runs the bot on the fastest event loop there is. Raises StartError, SettingsError."""
+    descriptors = server.raise_descriptor_limit()
+    limits = replace(limits, connections=min(limits.connections, descriptors // 4))
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):  # there is no build for some platforms
+        from uvloop import new_event_loop as loop_factory
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run(settings, metrics, limits))

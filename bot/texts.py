@@ -18,6 +18,7 @@ from storage.refusals import (
     NameInvalid,
     NameProblem,
     NameTaken,
+    NameTooSimilar,
     NoLongerPending,
     NoOldPassword,
     NoSuchCredential,
@@ -56,7 +57,9 @@ BARRED = {
 NAMES = {
     NameProblem.EMPTY: "Enter a name.",
     NameProblem.TOO_LONG: "Use 64 characters or fewer.",
-    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. Line breaks and invisible characters aren't allowed.",
+    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. No line breaks, invisible characters or joined emoji.",
+    NameProblem.MARKS: "Too many accents on one letter. Use letters with four accents or fewer, each once.",
+    NameProblem.USERNAME: "This looks like a username, which people could mistake it for. Enter a name instead.",
     NameProblem.PASSWORD: "This looks like a password. Enter a name instead.",
 }
 EXPIRIES = {
@@ -113,6 +116,12 @@ class TriggerExpired(Refusal):
     cause = "trigger_expired"
 
 
+class Busy(Refusal):
+    """Too much is under way; nothing was begun."""
+
+    cause = "busy"
+
+
 class ChannelShared(Refusal):
     """The channel cannot be mapped: another organization is in it."""
 
@@ -151,6 +160,8 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return [NAMES[refusal.problem]]
         case NameTaken():
             return [f'"{refusal.name}" is already used in {refusal.workspace}. Choose another name, or delete the old one first.']
+        case NameTooSimilar():
+            return [f'"{refusal.name}" looks too similar to "{refusal.other}" in {refusal.workspace}. Choose another name.']
         case SlugInvalid():
             return ["Use 1 to 32 of a-z, 0-9 and hyphen, and start with a letter or a digit."]
         case SlugTaken():
@@ -215,6 +226,8 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return ["This was made before I was updated, so I can't use it any more. Type ", code(command), " to start again."]
         case TriggerExpired():
             return ["That took too long to open. Try again."]
+        case Busy():
+            return ["I'm busy with many requests right now, so I did nothing. Try again in a minute."]
     raise TypeError(f"no sentence for {type(refusal).__name__}")
 
 

@@ -16,13 +16,14 @@ from bot.delete import OPEN_DELETE
 from bot.door import EVERYWHERE, Answer, Door, Request, notice, update
 from bot.leak import strings
 from bot.slack import Ok
-from storage import access, credentials, leaks, listing, mail_servers, workspaces
+from storage import access, credentials, listing, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What
 from storage.database import Transaction
 from storage.leaks import Standing
 from storage.models import Credential, State, Workspace
 from storage.refusals import PersonBarred
+from storage.typed import read
 
 SHORTCUT = "whose_is_this"
 ANYWHERE = "whose_is_this_anywhere"
@@ -101,7 +102,7 @@ def _usernames(tx: Transaction, credential_ids: list[str]) -> list[str]:
 
 async def _look(request: Request, text: str) -> list[Block]:
     """What the person may know of what they pasted. Raises PersonBarred, RoleUnknown."""
-    found = leaks.find(text)
+    found = read(text)
     asked, pasted = list(found.usernames), set()
     for credential, standing in await request.services.resolver.resolve(found.passwords):
         asked.append(credential.username)

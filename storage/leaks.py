@@ -1,4 +1,4 @@
-"""Finding usernames and passwords of ours in what people paste, the credentials that they belong to, and what is known of a leak.
+"""Finding the credential that a password belongs to, and what is known of one that leaked.
 
 A standard password names its credential, so one Argon2 computation tells whether it is live. A device password is too short for that: 16
 bits of its SHA-256 stand in the store (`passwords.tag`) and leave a few candidates, which Argon2 decides between. A thief of the store
@@ -6,18 +6,14 @@ gains little by them: a standard password has 125 random bits behind Argon2id, a
 """
 
 import asyncio
-import binascii
-import re
-from base64 import b64decode
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, and_, or_, select
 
-from storage import access, mail_servers, names, passwords, posted
+from storage import access, mail_servers, passwords, posted
 from storage.access import Action
 from storage.audit import Origin, What, attempt, record_refusal
 from storage.credentials import about, get, rows
@@ -29,25 +25,12 @@ from storage.models import AUDIT_EVENTS, CREDENTIALS, ERRANDS, AuditEvent, Crede
 from storage.passwords import Hasher, Parsed
 from storage.refusals import NoSuchCredential, TooManyReports
 
-TEXT_MAX = 100_000  # characters looked at: more than Slack takes in a message
-BASE64_MAX = 200  # runs that are decoded
-FOUND_MAX = 50  # usernames and passwords, each
 CANDIDATES = 64  # credentials with the same tag that Argon2 decides between
 RESOLVED = 20  # passwords of one text that are looked up
 COMPUTED = 100  # Argon2 computations for one text
 REPORTS_AN_HOUR = 5  # uses of the shortcut that tell somebody, by one person
 LOOKED_BACK = 300  # audit rows that are read for one question
 ACTS = (What.SUSPEND, What.RESUME, What.DELETE, What.FINISH_ROTATION, What.END_PREVIOUS)
-_USERNAME = re.compile(rf"(?<![a-z0-9-]){names.USERNAME.pattern}(?![a-z0-9-])")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,4096}={0,2}")
-
-
-@dataclass
-class Found:
-    """In the order in which they stand there, each once."""
-
-    usernames: list[str] = field(default_factory=list)
-    passwords: list[Parsed] = field(default_factory=list)
 
 
 class Standing(StrEnum):
@@ -68,36 +51,6 @@ class Gone(StrEnum):
 
     DELETED = "deleted"
     EDITED = "edited"
-
-
-def find(text: str) -> Found:
-    """Every username and password of ours in a text: as it stands there, percent-encoded, or in base64 as in AUTH PLAIN."""
-    found = Found()
-    text = text[:TEXT_MAX]
-    for part in _readings(text):
-        for match in _USERNAME.finditer(part.lower()):
-            if match[0] not in found.usernames and len(found.usernames) < FOUND_MAX:
-                found.usernames.append(match[0])
-        for parsed in passwords.find(part):
-            if len(found.passwords) >= FOUND_MAX:
-                break
-            if parsed.canonical not in [one.canonical for one in found.passwords]:
-                found.passwords.append(parsed)
-    return found
-
-
-def _readings(text: str) -> Iterator[str]:
-    yield text
-    if "%" in text:
-        yield unquote(text, errors="replace")
-    for number, match in enumerate(_BASE64.finditer(text)):
-        if number >= BASE64_MAX:
-            return
-        run = match[0].replace("-", "+").replace("_", "/").rstrip("=")
-        try:
-            yield b64decode(run + "=" * (-len(run) % 4), validate=True).decode("utf-8", "replace").replace("\0", " ")
-        except (binascii.Error, ValueError):
-            continue
 
 
 def candidates(tx: Transaction, parsed: Parsed) -> list[Credential]:
@@ -126,31 +79,33 @@ class Resolver:
         known: list[tuple[Credential, Standing]] = []
         left = COMPUTED
         for parsed in found[:RESOLVED]:
+            belongs: tuple[Credential, Standing] | None = None
             possible = await self._db.read(candidates, parsed)
             for credential in possible:
-                if left < 2:
-                    return known
-                left -= (credential.password_hash is not None) + (credential.previous_hash is not None)
-                standing = await self._standing(credential, parsed)
-                if standing is not None:
-                    known.append((credential, standing))
-                    break
-            else:
-                if parsed.credential_id and possible:
-                    known.append((possible[0], Standing.DEAD))
+                for phc, standing in _hashes(credential, parsed, self._db.clock()):
+                    if belongs or not left:
+                        break
+                    left -= 1
+                    async with self._turn:
+                        if await self._hasher.verify(phc, parsed.canonical):
+                            belongs = credential, standing
+            if belongs is None and parsed.credential_id and possible:
+                belongs = possible[0], Standing.DEAD
+            known += [belongs] if belongs else []
+            if not left:
+                break
         return known
 
-    async def _standing(self, credential: Credential, parsed: Parsed) -> Standing | None:
-        """None when it is not this credential's."""
-        if credential.password_hash and await self._verify(credential.password_hash, parsed):
-            return Standing.LIVE
-        if credential.previous_hash and await self._verify(credential.previous_hash, parsed):
-            return Standing.PREVIOUS if has_old_password(credential, self._db.clock()) else Standing.DEAD
-        return None
 
-    async def _verify(self, phc: str, parsed: Parsed) -> bool:
-        async with self._turn:
-            return await self._hasher.verify(phc, parsed.canonical)
+def _hashes(credential: Credential, parsed: Parsed, now: datetime) -> list[tuple[str, Standing]]:
+    """The credential's hashes that may be this password's, and what it would be worth."""
+    tag = passwords.tag(parsed.canonical)
+    previous = Standing.PREVIOUS if has_old_password(credential, now) else Standing.DEAD
+    both = (
+        (credential.password_hash, credential.password_tag, Standing.LIVE),
+        (credential.previous_hash, credential.previous_tag, previous),
+    )
+    return [(phc, standing) for phc, stored, standing in both if phc and stored in (None, tag)]
 
 
 # --- a message that leaks: `origin` names its channel, and its ts as the source ---

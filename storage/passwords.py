@@ -24,9 +24,15 @@ BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 8
 STANDARD_LENGTH = 40
 DEVICE_LENGTH = 20
+DEVICE_TAG_MAX = 0xFFFF
 
 _STANDARD = re.compile(rf"smtp1[{CROCKFORD}]{{8}}[{BASE62}]{{27}}")
 _DEVICE = re.compile(rf"smt[{CROCKFORD}]{{17}}")
+_SEPARATOR = r"[ \t\r\n-]{0,3}"  # between the groups of a device password that is copied from a sticker
+_FIND = re.compile(
+    rf"(?=(?P<standard>{_STANDARD.pattern}))"
+    rf"|(?<![0-9A-Za-z])(?=(?P<device>[sS]{_SEPARATOR}[mM]{_SEPARATOR}[tT](?:{_SEPARATOR}[0-9A-Za-z]){{17}})(?![0-9A-Za-z]))"
+)
 _MISREAD = str.maketrans({"o": "0", "i": "1", "l": "1", " ": None, "-": None})
 
 Choose = Callable[[str], str]
@@ -84,25 +90,32 @@ def parse(text: str) -> Parsed | None:
     return None
 
 
-def tag(canonical: str) -> int | None:
-    """16 bits of SHA-256 of a device password: what finds the few credentials that a leaked one may belong to. None for a standard one.
+def tag(canonical: str) -> int:
+    """A few bits of a password's SHA-256, which refuse a wrong one without Argon2 and find the few rows that a leaked one may belong to.
 
-    They cost a thief of the store nothing to know and save him little: 49 of the 65 random bits stay behind Argon2id.
+    Standard: 32 bits, as a signed number (what an INTEGER column holds) outside of the device ones' range; 93 of 125 random bits
+    stay behind Argon2id. Device: 16 bits, 0 to 65535; 49 of 65 stay.
     """
-    if len(canonical) != DEVICE_LENGTH:
-        return None
-    return int.from_bytes(hashlib.sha256(canonical.encode("ascii")).digest()[:2])
+    digest = hashlib.sha256(canonical.encode("ascii")).digest()
+    if len(canonical) == DEVICE_LENGTH:
+        return int.from_bytes(digest[:2])
+    bits = int.from_bytes(digest[:4], signed=True)
+    return ~bits if 0 <= bits <= DEVICE_TAG_MAX else bits
+
+
+def tagged_style(password_tag: int) -> Style:
+    """The format of the password that has this tag."""
+    return Style.DEVICE if 0 <= password_tag <= DEVICE_TAG_MAX else Style.STANDARD
 
 
 def find(text: str) -> Iterator[Parsed]:
-    """Every password of ours that stands in a longer text, each once, in order."""
+    """Every password of ours that stands in a longer text, each once, in order; a device password also in groups, as on a sticker."""
     seen: set[str] = set()
-    for match in re.finditer(rf"(?={_STANDARD.pattern})|(?<![0-9A-Za-z])(?=[sS][mM][tT][0-9A-Za-z]{{17}}(?![0-9A-Za-z]))", text):
-        for length in (STANDARD_LENGTH, DEVICE_LENGTH):
-            parsed = parse(text[match.start() : match.start() + length])
-            if parsed and parsed.canonical not in seen:
-                seen.add(parsed.canonical)
-                yield parsed
+    for match in _FIND.finditer(text):
+        parsed = parse(match["standard"] or re.sub(r"[\s-]", "", match["device"]))
+        if parsed and parsed.canonical not in seen:
+            seen.add(parsed.canonical)
+            yield parsed
 
 
 def mask(text: str) -> str:

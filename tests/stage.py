@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from bot import log
 from bot.run import Bot
+from bot.services import Limits
 from bot.settings import Settings
 from sandbox.people import Person
 from sandbox.slack import Slack
@@ -29,6 +30,8 @@ from storage.passwords import Parsed, find
 from tests import raw
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
+PATIENT = Limits(acknowledge=60, request=60, stop=60, health_interval=0, health_patience=60, looks=(0.01, 0.05, 0.2, 1.0))
+"""Nothing fails because the machine is slow."""
 BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
 
 
@@ -74,12 +77,18 @@ class Stage:
     lobby: Channel
     """Not mapped."""
     oncall: Group
+    environment: dict[str, str]
+    """The settings, for a bot in a process of its own."""
 
     async def settled(self) -> None:
         """Waits until the bot has done all that it began, and all that it owes."""
         await self.bot.services.work.drain(20)
         async with asyncio.timeout(20):
             await self.bot.errands.idle()
+
+    async def grant(self, person: Person, role: Role = Role.WRITER) -> None:
+        """Gives a role in acme."""
+        await self.db.change(grants.grant, BY_TEST, self.slack.world.team.id, person.id, role, self.acme.id)
 
     async def create(self, person: Person, name: str, channel: Channel | None = None) -> str:
         """The whole way by hand; returns the password as the person reads it."""
@@ -115,10 +124,12 @@ def settings(**given: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stage]:
-    """Starts all of it. `mode`: `socket` or `http`."""
+async def stage(
+    database_url: str, mode: str, limits: Limits = PATIENT, kind: type[Slack] = Slack, start: bool = True, **more: Any
+) -> AsyncIterator[Stage]:
+    """Starts all of it. `mode`: `socket` or `http`. Without `start` all but the bot."""
     clock = Clock()
-    slack = Slack(clock.seconds, event_retries=(0.0, 0.0, 0.0))
+    slack = kind(clock.seconds, event_retries=(0.0, 0.0, 0.0), ack_timeout=60)
     app = slack.install(MANIFEST)
     olga, adam, wanda, rita, rex, mia = (slack.add_person(name) for name in ("olga", "adam", "wanda", "rita", "rex", "mia"))
     gus = slack.add_person("gus", is_restricted=True)
@@ -163,18 +174,21 @@ async def stage(database_url: str, mode: str, **more: Any) -> AsyncIterator[Stag
             "log_level": "DEBUG",
             **more,
         }
-        bot = Bot(settings(**given), clock, clock.seconds)
-        await bot.start()
+        bot = Bot(settings(**given), clock, clock.seconds, ("127.0.0.1", 0), limits)
+        environment = {name.upper(): str(value) for name, value in given.items()}
+        if start:
+            await bot.start()
         if mode == "http":
-            app.request_url = f"http://127.0.0.1:{bot.port}/slack/events"
-        else:
+            app.request_url = f"http://127.0.0.1:{bot.port or given['port']}/slack/events"
+        elif start:
             await slack.connected()
         try:
             yield Stage(
                 slack, bot, db, clock, logs, database_url, acme, zeta, olga, adam, wanda, rita, rex, mia, gus,
-                mail, secret, quiet, other, lobby, oncall,
+                mail, secret, quiet, other, lobby, oncall, environment,
             )  # fmt: skip
         finally:
-            await bot.stop()
+            if start:
+                await bot.stop()
             await db.close()
     assert '"event": "unexpected failure"' not in logs.getvalue(), logs.getvalue()

@@ -11,7 +11,7 @@ from bot.people import People, Presence
 from bot.slack import Slack
 from storage.access import Actor
 from storage.refusals import Barred, RoleUnknown
-from tests.wire import Asked, Wire, raw, says, wire
+from tests.answers import Asked, Wire, raw, says, wire
 
 HOME = "T0HOME"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -320,7 +320,7 @@ async def test_the_right_is_asked_at_the_door_and_at_the_submission(play: Stage)
     [grant] = [one for one in held if one.principal == play.wanda.id]
     await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.submits()
-    await play.wanda.sees_modal("you can't create credentials")
+    await play.wanda.sees_modal("can't create credentials")
     assert {event.outcome for event in await play.events(action="rotate")} == {"refused"}
     assert (await the_one(play)).rotated_at is None
 
@@ -338,7 +338,7 @@ async def test_the_password_is_shown_only_in_a_channel_of_its_workspace(play: St
 async def test_a_username_is_found_from_anywhere_but_does_not_tell_of_other_workspaces(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     username = (await the_one(play)).username
-    dm = play.slack.world.dm(play.wanda.id)
+    dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, f"/smtp rotate {username}")
     view = await play.wanda.sees_modal("Rotate password")
     assert view.values["channel"]["channel"]["selected_conversation"] in (play.mail.id, play.quiet.id, play.secret.id)
