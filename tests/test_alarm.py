@@ -32,7 +32,9 @@ async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     database, mode = request.param.split("-")
     url = f"sqlite:///{tmp_path / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
     async with stage(url, mode, bot_leak_watch=True) as play:
-        play.slack.world.installed().events.append("message.channels")
+        app = play.slack.world.installed()
+        app.events.append("message.channels")
+        app.scopes.append("channels:history")
         yield play
 
 
