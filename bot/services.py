@@ -45,6 +45,32 @@ class Limits:
 USUAL = Limits()
 
 
+@dataclass(frozen=True)
+class ListMessage:
+    """A list that somebody has before them, where a press in it brought a way to draw it anew."""
+
+    response_url: str = field(repr=False)
+    channel: str
+    place: str
+    """How it is sorted and filtered, and where its page begins (`codec.InList`)."""
+
+
+class Lists:
+    """The lists that modals were opened from, by view id. A response_url is kept in memory only: where it is lost, the next press draws."""
+
+    def __init__(self, most: int = 500) -> None:
+        self._most = most
+        self._kept: dict[str, ListMessage] = {}
+
+    def keep(self, view_id: str, shown: ListMessage) -> None:
+        self._kept[view_id] = shown
+        while len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+
+    def find(self, view_id: str) -> ListMessage | None:
+        return self._kept.get(view_id)
+
+
 @dataclass
 class Services:
     settings: Settings
@@ -56,6 +82,7 @@ class Services:
     """The Slack team the bot is installed in."""
     work: Work = field(default_factory=Work)
     limits: Limits = field(default_factory=Limits)
+    lists: Lists = field(default_factory=Lists)
     resolver: Resolver = field(init=False)
     """Whose passwords people paste."""
 

@@ -178,7 +178,8 @@ async def test_apps_are_heard_and_our_own_is_not(watched: Stage) -> None:
     log = {"type": "message", "channel": play.lobby.id, "channel_type": "channel", "ts": "5.5", "bot_id": "B0BUILD", "text": ""}
     ours = log | {"bot_id": us.bot_id, "app_id": us.id, "text": password}
     await play.slack.event(ours)
-    await play.slack.event(ours | {"subtype": "message_changed", "message": ours})
+    changed = {"type": "message", "subtype": "message_changed", "channel": play.lobby.id, "ts": "5.6", "message": ours}
+    await play.slack.event(changed)
     await play.settled()
     assert not await play.events(action="leak.noticed")
     attachments = [{"fields": [{"title": "env", "value": f"SMTP_PASSWORD={password}"}]}]
@@ -446,6 +447,25 @@ async def test_the_first_log_in_is_told_to_its_maker_once(play: Stage) -> None:
     await play.wanda.sees("Relay logged in for the first time, from 203.0.113.3 (", dm)
     assert len(play.wanda.messages(dm)) == 1
     assert (await play.credentials())[0].first_used_at == play.clock() - timedelta(minutes=3)
+
+
+async def test_a_list_loses_the_row_that_was_deleted_from_it(play: Stage) -> None:
+    for name in ("Relay", "Printer"):
+        await play.create(play.wanda, name)
+    await play.wanda.types(play.mail, "/smtp list oldest")
+    shown = await play.wanda.sees("SMTP credentials in Acme (2)", play.mail)
+    await play.wanda.chooses("Suspend…", near="Printer", where=shown)
+    await play.wanda.sees_modal("Suspend credential?")
+    await play.wanda.submits()
+    shown = await play.wanda.sees("Printer (suspended)", play.mail)
+    await play.wanda.closes()
+    await play.wanda.chooses("Delete…", near="Printer", where=shown)
+    await play.wanda.sees_modal("Delete credential?")
+    await play.wanda.submits()
+    drawn = play.wanda.read(await play.wanda.sees("SMTP credentials in Acme (1)", play.mail))
+    assert "Printer" not in drawn
+    assert "[Newest first]" in drawn
+    assert len([one for one in play.wanda.messages(play.mail) if "SMTP credentials in Acme" in play.wanda.read(one)]) == 1
 
 
 # --- the store alone ---
