@@ -10,6 +10,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import (
     access_modal,
+    alarm,
     audit_log,
     commands,
     create,
@@ -25,6 +26,7 @@ from bot import (
     row,
     setup,
     suspend,
+    whois,
 )
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
@@ -79,6 +81,8 @@ def register(app: AsyncApp, services: Services) -> None:
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
+    alarm.register(app, door)
+    whois.register(app, door)
     home.register(app, door)
     setup.register(app, door)
     access_modal.register(app, door)

@@ -12,7 +12,7 @@ from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
 from storage.journal import digest
-from storage.models import CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, Credential, State, Workspace, as_row
+from storage.models import AUDIT_EVENTS, CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, AuditEvent, Credential, State, Workspace, as_row
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
@@ -287,6 +287,37 @@ def get(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace]:
         raise NoSuchCredential
     split = len(CREDENTIALS.c)
     return Credential(*row[:split]), Workspace(*row[split:])
+
+
+def wait_for(tx: Transaction, credential_id: str) -> None:
+    """Waits until a change of the credential that is under way has ended, and keeps others waiting until this transaction has."""
+    tx.connection.execute(select(CREDENTIALS.c.id).where(CREDENTIALS.c.id == credential_id).with_for_update(read=True))
+
+
+@dataclass(frozen=True)
+class Suspension:
+    """That a credential was suspended, and what became of that."""
+
+    event: AuditEvent
+    credential: Credential
+    workspace: Workspace
+    last: AuditEvent | None
+    """The last time that it was suspended, resumed or deleted since."""
+
+
+def suspension(tx: Transaction, credential_id: str, event_id: int, wait: bool = False) -> Suspension:
+    """`event_id`: of the audit row that says so. `wait`: as `wait_for`. Raises NoSuchCredential."""
+    if wait:
+        wait_for(tx, credential_id)
+    columns = AUDIT_EVENTS.c
+    credential, workspace = get(tx, credential_id)
+    event = as_row(AuditEvent, tx.connection.execute(select(AUDIT_EVENTS).where(columns.id == event_id)).one())
+    acts = [What.SUSPEND.value, What.RESUME.value, What.DELETE.value]
+    since = select(AUDIT_EVENTS).where(
+        columns.credential_id == credential_id, columns.id > event_id, columns.action.in_(acts), columns.outcome == "done"
+    )
+    last = tx.connection.execute(since.order_by(columns.id.desc()).limit(1)).first()
+    return Suspension(event, credential, workspace, as_row(AuditEvent, last) if last else None)
 
 
 def rows(tx: Transaction, query: Any) -> list[Credential]:

@@ -11,7 +11,9 @@ from typing import Any
 from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage import errands
 from storage.database import Transaction
+from storage.errands import Kind
 from storage.journal import digest
 from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, OLD_HASHES, USAGE, WORKSPACES, State
 
@@ -119,6 +121,7 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
         {"key": key, "at": use.at, "remote": use.remote, "service": use.service, "previous": use.previous}
         for key, use in sorted(uses.items())
     ]
+    _note_first_uses(tx, uses)
     later = or_(CREDENTIALS.c.last_used_at.is_(None), CREDENTIALS.c.last_used_at <= bindparam("at"))
     used: dict[str, Any] = {
         "last_used_at": bindparam("at"),
@@ -135,6 +138,18 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
             query = update(CREDENTIALS).where(CREDENTIALS.c.id == bindparam("key"), CREDENTIALS.c.rotated_at.is_not(None))
             tx.connection.execute(query.values({column: bindparam("at")}), some)
     tx.connection.execute(adding, slots)
+
+
+def _note_first_uses(tx: Transaction, uses: Mapping[str, Use]) -> None:
+    """Writes down when each logged in first, and owes its maker that news."""
+    columns = CREDENTIALS.c
+    unused = select(columns.id, columns.owner, columns.created_by).where(columns.id.in_(list(uses)), columns.first_used_at.is_(None))
+    for row in tx.connection.execute(unused.order_by(columns.id)).all():
+        use = uses[row.id]
+        first = update(CREDENTIALS).where(columns.id == row.id, columns.first_used_at.is_(None)).values(first_used_at=use.at)
+        maker = next((one for one in (row.owner, row.created_by) if one and one.startswith(("U", "W"))), None)
+        if tx.connection.execute(first).rowcount and maker:
+            errands.add(tx, Kind.FIRST_USE, credential_id=row.id, person=maker, ids=(use.remote,) if use.remote else ())
 
 
 def note_verified(tx: Transaction, credential_id: str, phc: str, tag: int, new: str | None) -> None:
