@@ -177,7 +177,9 @@ async def measure(url: str, count: int) -> None:
 def _filled(db: Database, connection: Any, count: int) -> None:
     with connection.begin():
         fill(Transaction(connection, db.clock, db.sqlite), count)
-    connection.exec_driver_sql("ANALYZE" if not db.sqlite else "SELECT 1")
+    if not db.sqlite:
+        with connection.begin():
+            connection.exec_driver_sql("ANALYZE")
 
 
 def main() -> None:
