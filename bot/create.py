@@ -29,6 +29,7 @@ from storage.refusals import (
     ExpiryInvalid,
     NameInvalid,
     NameTaken,
+    NameTooSimilar,
     NotAllowed,
     RoleUnknown,
 )
@@ -72,7 +73,7 @@ async def submit(request: Request) -> Answer:
         credential, workspace = await services.db.change(credentials.create_pending, origin, channel, name, key, expires_at, device)
     except ExpiryInvalid as refusal:
         return Answer(errors(**{expiry.field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
-    except (NameInvalid, NameTaken) as refusal:
+    except (NameInvalid, NameTaken, NameTooSimilar) as refusal:
         return Answer(errors(name=blocks.flat(texts.sentence(refusal, services.command))))
     except ChannelNotMapped:
         return Answer(errors(channel="This channel isn't connected to a mail workspace. Choose another one."))

@@ -167,7 +167,7 @@ class Request:
 
     async def allow(self, action: Action, workspace: Workspace | None, what: What) -> tuple[Actor, Right]:
         """Whether the person may do this, asked before a surface opens. A denial is written down, then raised."""
-        actor = await self.actor(workspace)
+        actor = await self.actor(workspace, member=action is Action.LIST)
         return actor, await self.read(what, actor, access.may, actor, action, workspace)
 
     async def open(self, view: dict[str, Any]) -> View:

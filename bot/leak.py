@@ -19,8 +19,9 @@ from bot.slack import Ok
 from storage import access, leaks, seen, workspaces
 from storage.access import Action, Actor
 from storage.audit import Origin, Surface, What, record
-from storage.leaks import Found, Standing
+from storage.leaks import Standing
 from storage.models import Credential, Workspace
+from storage.typed import Typed, read
 
 SHORTCUT = "revoke_leaked"
 RESOLVED = 20  # passwords of one message that are looked up
@@ -38,7 +39,7 @@ async def used(request: Request) -> None:
     """Opens at once, because a trigger lives three seconds; then looks."""
     opened = await request.open(notice([line("Looking for SMTP usernames and passwords of ours…")], "Revoke leaked credential"))
     request.view = {"id": opened.id, "hash": opened.hash, "type": "modal"}
-    found = leaks.find("\n".join(strings(request.body.get("message") or {})))
+    found = read("\n".join(strings(request.body.get("message") or {})))
     usernames = list(found.usernames)
     dead = 0
     for credential, standing in await resolved(request.services, found):
@@ -71,7 +72,7 @@ def strings(node: Any, depth: int = 0) -> Iterator[str]:
             yield from strings(part, depth + 1)
 
 
-async def resolved(services: Services, found: Found) -> list[tuple[Credential, Standing]]:
+async def resolved(services: Services, found: Typed) -> list[tuple[Credential, Standing]]:
     """The credentials of the passwords that were found."""
     known = [await leaks.resolve(services.db, services.hasher, parsed) for parsed in found.passwords[:RESOLVED]]
     return [one for one in known if one]
@@ -121,7 +122,7 @@ async def noticed(services: Services, event: dict[str, Any]) -> None:
     if not author or not channel or message.get("bot_id"):
         return
     try:
-        found = leaks.find("\n".join(strings(message)))
+        found = read("\n".join(strings(message)))
         for credential, standing in await resolved(services, found):
             if standing is Standing.DEAD:
                 continue

@@ -15,7 +15,7 @@ from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, bold, code, line,
 from bot.codec import OnMany, OnSlug
 from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
 from bot.reason import given_reason, reason_field
-from storage import access, credentials, leaks, listing, mail_servers, workspaces
+from storage import access, credentials, listing, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
 from storage.credentials import Revoked
@@ -23,6 +23,7 @@ from storage.database import Transaction
 from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import NoSuchCredential, NotAllowed, NotSuspended, PersonBarred, Refusal
+from storage.typed import read
 
 REVOKE = "revoke_credentials"
 ASK = "ask_username"
@@ -58,7 +59,7 @@ async def typed(request: Request, rest: str) -> None:
     """`/smtp revoke <username> [...]`, pasted in any form; `/smtp revoke workspace:SLUG` for a whole workspace."""
     if rest.startswith(WHOLE_PREFIX):
         return await open_whole(request, rest.removeprefix(WHOLE_PREFIX).strip())
-    usernames = leaks.find(rest).usernames
+    usernames = read(rest).usernames
     if not usernames:
         await request.open(ask_modal(EXAMPLE if rest else None))
         return None
@@ -70,7 +71,7 @@ async def submit_ask(request: Request) -> Answer:
     text = str(blocks.values(request.view or {}).get("username") or "")
     if looks_like_password(text):
         raise InputInvalid("username", "Enter the username only, never the password.")
-    usernames = leaks.find(text).usernames
+    usernames = read(text).usernames
     if not usernames:
         raise InputInvalid("username", EXAMPLE)
     return Answer(update(revoke_modal(request, await look_up(request, usernames))))

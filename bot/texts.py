@@ -18,6 +18,7 @@ from storage.refusals import (
     NameInvalid,
     NameProblem,
     NameTaken,
+    NameTooSimilar,
     NoLongerPending,
     NoOldPassword,
     NoSuchCredential,
@@ -55,7 +56,9 @@ BARRED = {
 NAMES = {
     NameProblem.EMPTY: "Enter a name.",
     NameProblem.TOO_LONG: "Use 64 characters or fewer.",
-    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. Line breaks and invisible characters aren't allowed.",
+    NameProblem.CHARACTERS: "Use letters, numbers, spaces and common punctuation. No line breaks, invisible characters or joined emoji.",
+    NameProblem.MARKS: "Too many accents on one letter. Use letters with four accents or fewer, each once.",
+    NameProblem.USERNAME: "This looks like a username, which people could mistake it for. Enter a name instead.",
     NameProblem.PASSWORD: "This looks like a password. Enter a name instead.",
 }
 EXPIRIES = {
@@ -150,6 +153,8 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return [NAMES[refusal.problem]]
         case NameTaken():
             return [f'"{refusal.name}" is already used in {refusal.workspace}. Choose another name, or delete the old one first.']
+        case NameTooSimilar():
+            return [f'"{refusal.name}" looks too similar to "{refusal.other}" in {refusal.workspace}. Choose another name.']
         case SlugInvalid():
             return ["Use 1 to 32 of a-z, 0-9 and hyphen, and start with a letter or a digit."]
         case SlugTaken():

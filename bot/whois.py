@@ -12,13 +12,14 @@ from bot.delete import OPEN_DELETE
 from bot.door import EVERYWHERE, Request
 from bot.leak import resolved
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
-from storage import access, leaks, listing, mail_servers, workspaces
+from storage import access, listing, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
 from storage.database import Transaction
 from storage.leaks import Standing
 from storage.models import Credential, State, Workspace
 from storage.refusals import PersonBarred
+from storage.typed import read
 
 SHOWN = 8
 STATES = {
@@ -37,7 +38,7 @@ async def typed(request: Request, rest: str) -> None:
         refusal = PersonBarred(actor.barred)
         await services.db.change(record_refusal, What.LOOK_UP, request.origin(actor), refusal)
         raise refusal
-    found = leaks.find(rest)
+    found = read(rest)
     live: set[str] = set()
     asked = list(found.usernames)
     for credential, standing in await resolved(services, found):

@@ -16,6 +16,7 @@ from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
     NameTaken,
+    NameTooSimilar,
     NoLongerPending,
     NoSuchCredential,
     NotAllowed,
@@ -59,7 +60,7 @@ def create_pending(
         device: the password will be a short one.
 
     Raises:
-        NameInvalid, NameTaken, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested.
+        NameInvalid, NameTaken, NameTooSimilar, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested.
     """
     name = names.clean_name(name)
     key = names.name_key(name)
@@ -71,12 +72,18 @@ def create_pending(
         in_the_way = tx.connection.scalars(select(columns.request_key).where(or_(columns.request_key == request_key, same_name))).all()
         if in_the_way:
             raise AlreadyRequested if request_key in in_the_way else NameTaken(name, workspace.name)
+        skeleton = names.skeleton(name)
+        alike = select(columns.name).where(columns.workspace_id == workspace.id, columns.name_skeleton == skeleton, text(NOT_DELETED))
+        other = tx.connection.scalar(alike.limit(1))
+        if other is not None:
+            raise NameTooSimilar(name, other, workspace.name)
         credential_id = _unused_id(tx)
         values = {
             "id": credential_id,
             "workspace_id": workspace.id,
             "name": name,
             "name_key": key,
+            "name_skeleton": skeleton,
             "username": names.username(workspace.slug, credential_id),
             "state": State.PENDING.value,
             "version": 1,

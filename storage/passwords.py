@@ -27,6 +27,11 @@ DEVICE_LENGTH = 20
 
 _STANDARD = re.compile(rf"smtp1[{CROCKFORD}]{{8}}[{BASE62}]{{27}}")
 _DEVICE = re.compile(rf"smt[{CROCKFORD}]{{17}}")
+_SEPARATOR = r"[ \t\r\n-]{0,3}"  # between the groups of a device password that is copied from a sticker
+_FIND = re.compile(
+    rf"(?=(?P<standard>{_STANDARD.pattern}))"
+    rf"|(?<![0-9A-Za-z])(?=(?P<device>[sS]{_SEPARATOR}[mM]{_SEPARATOR}[tT](?:{_SEPARATOR}[0-9A-Za-z]){{17}})(?![0-9A-Za-z]))"
+)
 _MISREAD = str.maketrans({"o": "0", "i": "1", "l": "1", " ": None, "-": None})
 
 Choose = Callable[[str], str]
@@ -95,14 +100,13 @@ def tag(canonical: str) -> int | None:
 
 
 def find(text: str) -> Iterator[Parsed]:
-    """Every password of ours that stands in a longer text, each once, in order."""
+    """Every password of ours that stands in a longer text, each once, in order; a device password also in groups, as on a sticker."""
     seen: set[str] = set()
-    for match in re.finditer(rf"(?={_STANDARD.pattern})|(?<![0-9A-Za-z])(?=[sS][mM][tT][0-9A-Za-z]{{17}}(?![0-9A-Za-z]))", text):
-        for length in (STANDARD_LENGTH, DEVICE_LENGTH):
-            parsed = parse(text[match.start() : match.start() + length])
-            if parsed and parsed.canonical not in seen:
-                seen.add(parsed.canonical)
-                yield parsed
+    for match in _FIND.finditer(text):
+        parsed = parse(match["standard"] or re.sub(r"[\s-]", "", match["device"]))
+        if parsed and parsed.canonical not in seen:
+            seen.add(parsed.canonical)
+            yield parsed
 
 
 def mask(text: str) -> str:

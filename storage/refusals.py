@@ -76,6 +76,8 @@ class NameProblem(StrEnum):
     EMPTY = "empty"
     TOO_LONG = "too_long"
     CHARACTERS = "characters"
+    MARKS = "marks"
+    USERNAME = "username"
     PASSWORD = "password"  # noqa: S105  # the kind of problem, not a password
 
 
@@ -93,6 +95,18 @@ class NameTaken(Refusal):
     def __init__(self, name: str, workspace: str) -> None:
         super().__init__()
         self.name = name
+        self.workspace = workspace
+
+
+class NameTooSimilar(Refusal):
+    """Another credential of the workspace has a name that looks the same (`names.skeleton`)."""
+
+    cause = "name_too_similar"
+
+    def __init__(self, name: str, other: str, workspace: str) -> None:
+        super().__init__()
+        self.name = name
+        self.other = other
         self.workspace = workspace
 
 

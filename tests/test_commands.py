@@ -53,7 +53,7 @@ async def test_a_password_typed_into_a_command_is_not_used_and_not_repeated(play
     assert sent
     assert not [one.what for one in sent if password in one.sent]
     assert password not in play.logs.getvalue()
-    assert [event for event in await play.events() if password in str(vars(event))] == []
+    assert [event for event in await play.events() if password in str(event)] == []
 
 
 async def test_the_command_works_in_a_direct_message_only_to_say_where(play: Stage) -> None:

@@ -2,15 +2,11 @@
 
 import random
 import string
-from collections.abc import Callable
 
 import pytest
 
 from storage import names, passwords
 from storage.passwords import Hasher, Style
-from storage.refusals import NameInvalid, NameProblem
-
-FIRST: Callable[[str], str] = min  # always chooses the same
 
 
 @pytest.mark.parametrize(("style", "length"), [(Style.STANDARD, 40), (Style.DEVICE, 20)])
@@ -63,32 +59,6 @@ async def test_a_hash_verifies_its_password_only_and_shows_outdated_parameters()
     assert not await cheap.verify("not a hash", "right")
     assert dear.needs_rehash(phc)
     assert not cheap.needs_rehash(phc)
-
-
-@pytest.mark.parametrize(
-    ("typed", "problem"),
-    [
-        ("", NameProblem.EMPTY),
-        ("  \t ", NameProblem.EMPTY),
-        ("x" * 65, NameProblem.TOO_LONG),
-        ("a\u202eb", NameProblem.CHARACTERS),
-        ("a\u200bb", NameProblem.CHARACTERS),
-        ("a\nb", NameProblem.CHARACTERS),
-        ("a\x00b", NameProblem.CHARACTERS),
-        (passwords.generate("01234567", choose=FIRST), NameProblem.PASSWORD),
-        ("printer " + passwords.generate("01234567", Style.DEVICE, FIRST).upper(), NameProblem.PASSWORD),
-    ],
-    ids=range(9),
-)
-def test_a_bad_name_is_refused_with_its_reason(typed: str, problem: NameProblem) -> None:
-    with pytest.raises(NameInvalid) as refused:
-        names.clean_name(typed)
-    assert refused.value.problem is problem
-
-
-@pytest.mark.parametrize("typed", ["x" * 64, "Drucker 3. OG", "印刷機", "🖨️ hall", "<!channel>", "'; DROP TABLE credentials;--", "&lt;"])
-def test_any_other_name_is_kept_as_it_is(typed: str) -> None:
-    assert names.clean_name(f"  {typed} ") == typed
 
 
 @pytest.mark.parametrize("slug", ["a", "acme", "a-very-long-slug-with-32-charactrs", "twelve-chars-"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.people import NotSeen, Person
-from storage import audit, grants, leaks, logins, passwords
+from storage import audit, grants, logins, passwords, typed
 from storage.access import Role
 from storage.logins import Use
 from tests.stage import BY_TEST, Stage, stage
@@ -110,6 +110,7 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.rex.sees("You can see credentials in Acme, but you can't")
     await play.adam.types(play.lobby, "/smtp revoke workspace:acme")
     await play.adam.sees_modal("All 3 credentials")
+    play.adam.picks("Do this", "Revoke all")
     play.adam.fills("Type its short name to confirm", "zeta")
     await play.adam.submits()
     await play.adam.sees_modal("Type acme to confirm")
@@ -119,10 +120,11 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.adam.sees_modal("Revoked all 3 credentials of Acme")
     await play.settled()
     assert await play.passdb() == []
-    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted 3 SMTP credentials in Acme", play.mail))
+    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted all 3 SMTP credentials in Acme", play.mail))
     deleted = await play.events(action="delete", outcome="done")
     assert sorted(str(one.username) for one in deleted) == sorted(one.username for one in await play.credentials())
-    assert {one.role for one in deleted} == {"admin"}
+    assert {one.user_id for one in deleted} == {play.adam.id}
+    assert [one.role for one in await play.events(action="workspace.revoke", outcome="done")] == ["admin"]
     assert (await play.db.read(audit.verify)).broken is None
     await play.wanda.types(play.mail, "/smtp list")
     await play.wanda.sees("No SMTP credentials in Acme yet")
@@ -235,11 +237,11 @@ async def test_a_message_that_is_gone_and_people_from_elsewhere(play: Stage) -> 
 def test_a_long_message_of_look_alikes_is_read_in_bounded_work() -> None:
     real = passwords.generate("abcdefgh")
     likes = " ".join(f"smtp1{number:05d}" for number in range(3_300)) + " smt" * 1000 + "smtp-acme-" * 300
-    found = leaks.find(likes[:39_900] + " " + real)
+    found = typed.read(likes[:39_900] + " " + real)
     assert [one.canonical for one in found.passwords] == [real]
-    assert len(leaks.find(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == leaks.FOUND_MAX
-    assert leaks.find(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
-    assert leaks.find("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
+    assert len(typed.read(" ".join(passwords.generate("abcdefgh") for _ in range(900))).passwords) == typed.FOUND_MAX
+    assert typed.read(b64encode(f"x {real}".encode()).decode()).passwords[0].canonical == real
+    assert typed.read("smtp%2Dacme%2Dabcdefgh").usernames == ["smtp-acme-abcdefgh"]
 
 
 async def test_whois_tells_whose_it_is_to_those_who_may_see_it(play: Stage) -> None:

@@ -320,7 +320,7 @@ async def test_the_right_is_asked_at_the_door_and_at_the_submission(play: Stage)
     [grant] = [one for one in held if one.principal == play.wanda.id]
     await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.submits()
-    await play.wanda.sees_modal("you can't create credentials")
+    await play.wanda.sees_modal("can't create credentials")
     assert {event.outcome for event in await play.events(action="rotate")} == {"refused"}
     assert (await the_one(play)).rotated_at is None
 

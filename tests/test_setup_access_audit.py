@@ -37,7 +37,7 @@ async def test_an_admin_connects_and_disconnects_only_their_own(play: Stage) -> 
     await play.adam.sees_modal("#lobby now manages Acme")
     await play.adam.closes()
     await play.adam.types(play.other, "/smtp setup")
-    await play.adam.sees("You can't manage access, channels or the audit log in Zeta", play.other)
+    await play.adam.sees("but you can't manage access, channels or the audit log", play.other)
     await play.adam.types(play.lobby, "/smtp setup")
     await play.adam.sees_modal("It is connected to Acme")
     await play.adam.presses("Disconnect…")
@@ -88,13 +88,13 @@ async def test_a_group_counts_at_once_when_slack_says_that_it_changed(play: Stag
     await play.rex.types(play.mail, "/smtp delete Relay")
     await play.rex.sees_modal("Delete credential?")
     await play.mia.types(play.mail, "/smtp delete Relay")
-    await play.mia.sees("but you can't delete credentials")
+    await play.mia.sees("can't delete credentials")
     play.oncall.users[:] = [play.mia.id]
     event = {"type": "subteam_members_changed", "subteam_id": play.oncall.id, "added_users": [play.mia.id], "removed_users": [play.rex.id]}
     await play.slack.event(event)
     await play.settled()
     await play.rex.submits()
-    await play.rex.sees_modal("but you can't delete credentials")
+    await play.rex.sees_modal("can't delete credentials")
     await play.mia.types(play.mail, "/smtp delete Relay")
     await play.mia.sees_modal("Delete credential?")
 
@@ -199,7 +199,7 @@ async def test_the_audit_log_is_read_by_admins(play: Stage) -> None:
 
 async def test_the_audit_log_holds_no_ways_into_slack(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
-    rows = json.dumps([{key: str(value) for key, value in vars(event).items()} for event in await play.events()])
+    rows = json.dumps([str(event) for event in await play.events()])
     secrets = [*play.slack.world.triggers, *play.slack._response_urls]
     assert len(secrets) >= 3
     assert not [one for one in secrets if one in rows or one in play.logs.getvalue()]

@@ -54,6 +54,7 @@ async def test_what_nobody_resumes_deletes_itself_once(play: Stage) -> None:
     assert [one.state for one in await play.credentials()] == ["suspended"]
     play.clock.passes(hours=2)
     await asyncio.gather(*(sweep.once(play.bot.services) for _ in range(3)))
+    await play.settled()
     [credential] = await play.credentials()
     assert (credential.state, credential.password_hash) == ("deleted", None)
     notices = [one for one in play.mia.messages(play.mail) if "nobody resumed it in time" in play.mia.read(one)]
@@ -101,9 +102,10 @@ async def test_an_expiry_is_shown_reminded_of_and_extended(play: Stage) -> None:
     for days, reminders in ((22, 0), (1.5, 1), (0, 1), (6, 2), (0, 2)):
         play.clock.passes(days=days)
         await asyncio.gather(*(sweep.once(play.bot.services) for _ in range(2)))
-        said = [one for one in play.mia.messages(play.mail) if "Relay" in play.mia.read(one) and "expires on" in play.mia.read(one)]
+        await play.settled()
+        said = [one for one in play.mia.messages(play.mail) if "Relay" in play.mia.read(one) and "expires (" in play.mia.read(one)]
         assert len(said) == reminders
-    await play.wanda.sees("expires on", play.slack.world.dm(play.wanda.id))
+    await play.wanda.sees("expires (", play.slack.world.dm(play.wanda.id))
     await play.wanda.types(play.mail, "/smtp list")
     await play.wanda.chooses("Extend…", near="Relay")
     await play.wanda.sees_modal("It expires on")

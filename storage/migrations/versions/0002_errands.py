@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from storage import names
 from storage.migrations import views
 
 revision = "0002"
@@ -76,6 +77,7 @@ def upgrade() -> None:
         for column in columns:
             op.add_column(table, column)
     op.execute("UPDATE credentials SET owner = created_by, device = (password_tag IS NOT NULL), first_used_at = last_used_at")
+    _fill_names(connection)
     for name, table, indexed, options in NEW_INDEXES:
         op.create_index(name, table, indexed, **options)
     op.create_table(
@@ -149,6 +151,24 @@ def upgrade() -> None:
     )
     connection.execute(sa.text("INSERT INTO facts VALUES ('store', :id)"), {"id": secrets.token_hex(16)})
     views.make(dialect)
+
+
+def _fill_names(connection: sa.Connection) -> None:
+    """Keys and skeletons of names, as they are made now. A live name whose new key another one has keeps its old key."""
+    read = sa.text("SELECT id, name, name_key FROM credentials WHERE id > :after ORDER BY id LIMIT 5000")
+    taken = sa.text(
+        "SELECT 1 FROM credentials a JOIN credentials b ON a.workspace_id = b.workspace_id "
+        "WHERE b.id = :id AND a.id <> :id AND a.name_key = :key AND a.state <> 'deleted'"
+    )
+    after = ""
+    while rows := connection.execute(read, {"after": after}).all():
+        after = rows[-1].id
+        made = [{"id": row.id, "skeleton": names.skeleton(row.name)} for row in rows]
+        connection.execute(sa.text("UPDATE credentials SET name_skeleton = :skeleton WHERE id = :id"), made)
+        for row in rows:
+            key = names.name_key(row.name)
+            if key != row.name_key and connection.execute(taken, {"id": row.id, "key": key}).first() is None:
+                connection.execute(sa.text("UPDATE credentials SET name_key = :key WHERE id = :id"), {"id": row.id, "key": key})
 
 
 def downgrade() -> None:
