@@ -7,6 +7,7 @@ import asyncio
 import getpass
 import json
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
@@ -21,7 +22,7 @@ from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import Database, OutcomeUnknown, Unavailable
 from storage.listing import Order
-from storage.models import AuditEvent, Credential, Workspace
+from storage.models import AuditEvent, Listed, Workspace
 from storage.refusals import NoSuchCredential, Refusal
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -287,8 +288,11 @@ def audit_latest(
 def audit_verify(as_json: Json = False) -> None:
     """Follows the chain of hashes and names the first row that is not what was written."""
 
+    def progress(done: int, of: int) -> None:
+        typer.echo(f"\r{done:,} of {of:,} rows", nl=done == of, err=True)
+
     async def work(shell: Shell) -> None:
-        verdict = await shell.db.read(audit.verify)
+        verdict = await shell.db.read(audit.verify, progress=progress if sys.stderr.isatty() else None)
         if as_json:
             typer.echo(json.dumps({"rows": verdict.rows, "broken": verdict.broken}))
         elif verdict.broken is None:
@@ -299,7 +303,7 @@ def audit_verify(as_json: Json = False) -> None:
     with_store(work)
 
 
-def _credential(row: Credential, workspace: Workspace) -> dict[str, Any]:
+def _credential(row: Listed, workspace: Workspace) -> dict[str, Any]:
     return {
         "workspace": workspace.slug,
         "name": row.name,
@@ -314,7 +318,7 @@ def _credential(row: Credential, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def _credential_line(row: Credential, workspace: Workspace) -> str:
+def _credential_line(row: Listed, workspace: Workspace) -> str:
     used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
     return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16}  {row.name}"
 

@@ -114,13 +114,13 @@ def draw(
             line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all."),
             foot(texts.ONLY_YOU),
         ]
-    title = f"SMTP credentials in {workspace.name} ({page.total})"
+    title = f"SMTP credentials in {workspace.name} ({texts.total(page)})"
     rows = [header(title[:150])]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
     rows += [*drawn, DIVIDER, actions(*_buttons(page, wanted), *create)]
     last = page.first + len(page.rows) - 1
-    return [*rows, foot(f"Showing {page.first} to {last} of {page.total}. {texts.ONLY_YOU}")]
+    return [*rows, foot(f"Showing {page.first} to {last} of {texts.total(page)}. {texts.ONLY_YOU}")]
 
 
 def _buttons(page: Page, wanted: InList) -> list[Block]:

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Integer, Select, Text, bindparam, column, 
 from storage import names, passwords
 from storage.credentials import already_deleted, rows
 from storage.database import Transaction
-from storage.models import CREDENTIALS, LIVE, NOT_DELETED, Credential, State, Workspace
+from storage.models import CREDENTIALS, LISTED, LIVE, NOT_DELETED, Credential, Listed, State, Workspace
 from storage.refusals import NoSuchCredential
 
 PAGE_ROWS = 10
@@ -55,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Page:
-    rows: Sequence[Credential]
+    rows: Sequence[Listed]
     total: int
     first: int
     """The position of the first row, from 1."""
@@ -123,12 +123,13 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
     wanted = search.where(tx)
     descending = order is Order.NEWEST
     backwards = place is not None and place.before
-    query = select(CREDENTIALS).where(*wanted)
+    query = select(*LISTED).where(*wanted)
     if place is not None:
         anchor = select(CREDENTIALS.c.number).where(CREDENTIALS.c.id == place.credential_id, CREDENTIALS.c.workspace_id == workspace.id)
         number = anchor.scalar_subquery()
         query = query.where(CREDENTIALS.c.number < number if descending != backwards else CREDENTIALS.c.number > number)
-    found = rows(tx, (_newest_first if descending != backwards else _oldest_first)(query).limit(size + 1))
+    query = (_newest_first if descending != backwards else _oldest_first)(query).limit(size + 1)
+    found = [Listed(*row) for row in tx.connection.execute(query)]
     more = len(found) > size
     found = found[:size]
     if backwards:

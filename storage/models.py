@@ -214,7 +214,7 @@ ROLE_GRANTS = Table(
     Column("granted_by", Text, nullable=False),
     Index("role_grants_one", "team_id", "principal", "workspace_id", unique=True),
     Index("role_grants_everywhere", "team_id", "principal", unique=True, **_partial("workspace_id IS NULL")),
-    Index("role_grants_workspace", "team_id", "workspace_id", "role", "principal"),
+    Index("role_grants_workspace", "workspace_id", "team_id", "role", "principal"),
 )
 
 
@@ -284,6 +284,26 @@ class Credential:
     """When its workspace was last warned that it sends more than it may or than usual."""
     number: int
     """Counts up in the order of creation; lists are sorted by it, and the index of words knows the row by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A credential as far as a list shows it: never its hash. Its fields are columns of the same name."""
+
+    id: str
+    name: str
+    username: str
+    state: str
+    suspended_at: datetime | None
+    suspended_by: str | None
+    delete_at: datetime | None
+    previous_until: datetime | None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    last_used_from: str | None
+    last_used_service: str | None
 
 
 NEXT_NUMBER = text("(SELECT coalesce(max(number), 0) + 1 FROM credentials)")
@@ -617,6 +637,8 @@ FACTS = Table(
     Column("value", Text, nullable=False),
 )
 """What is true of the store as a whole, such as its id, which tells the journals of two stores apart."""
+
+LISTED = [CREDENTIALS.c[field.name] for field in dataclasses.fields(Listed)]
 
 ROWS: dict[type, Table] = {
     Installation: INSTALLATIONS,

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from storage.listing import Order, Place
 from storage.models import AUDIT_EVENTS, AUDIT_HEAD, CHANNEL_MAPPINGS, CREDENTIALS, ROLE_GRANTS, WORKSPACES, Workspace
 from storage.names import name_key
 from storage.passwords import CROCKFORD
+from storage.refusals import NoSuchCredential, NotAllowed
 from storage.workspaces import by_id
 from tests.postgres import private_cluster
 
@@ -67,7 +67,7 @@ def fill(tx: Transaction, count: int) -> None:
     execute(insert(ROLE_GRANTS), [*grants, {"principal": PERSON, "role": "admin", "workspace_id": 1, **given}])
     numbered = "number" in CREDENTIALS.c
     last_hash = audit.GENESIS
-    for batch in itertools.batched(range(count), BATCH) if sys.version_info >= (3, 12) else _batched(count):
+    for batch in _batched(count):
         rows, events = [], []
         for one in batch:
             id_, at, called = credential_id(one), start + timedelta(seconds=one), name(one, count)
@@ -98,7 +98,7 @@ def queries(workspace: Workspace, count: int) -> dict[str, Callable[[Transaction
 
     def find(target: str) -> Callable[[Transaction], Any]:
         def run(tx: Transaction) -> Any:
-            with contextlib.suppress(store_listing.NoSuchCredential):
+            with contextlib.suppress(NoSuchCredential):
                 return store_listing.find(tx, workspace, target)
 
         return run
@@ -107,7 +107,7 @@ def queries(workspace: Workspace, count: int) -> dict[str, Callable[[Transaction
         return lambda tx: store_listing.page(tx, workspace, order, words, place)
 
     def refused(tx: Transaction) -> None:
-        with contextlib.suppress(access.NotAllowed):
+        with contextlib.suppress(NotAllowed):
             access.may(tx, stranger, Action.LIST, workspace)
 
     exact = name(count // 2, count)

@@ -11,6 +11,12 @@ branch_labels = None
 depends_on = None
 
 LIVE = "state IN ('active', 'suspended')"
+
+
+def partial(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
 ORDERED = """
 UPDATE credentials SET number = ordered.number
 FROM (SELECT id, row_number() OVER (ORDER BY created_at, id) AS number FROM credentials) AS ordered
@@ -18,11 +24,11 @@ WHERE ordered.id = credentials.id
 """
 INDEXES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("credentials_number", "credentials", ["number"], {"unique": True}),
-    ("credentials_list", "credentials", ["workspace_id", "number", "name_key", "id"], {"where": LIVE}),
-    ("role_grants_workspace", "role_grants", ["team_id", "workspace_id", "role", "principal"], {}),
+    ("credentials_list", "credentials", ["workspace_id", "number", "name_key", "id"], partial(LIVE)),
+    ("role_grants_workspace", "role_grants", ["workspace_id", "team_id", "role", "principal"], {}),
     ("workspaces_name", "workspaces", ["name", "id", "slug"], {}),
     ("audit_events_workspace_user", "audit_events", ["workspace_id", "user_id", "id"], {}),
-    ("audit_events_subject", "audit_events", ["subject", "id"], {"where": "subject IS NOT NULL"}),
+    ("audit_events_subject", "audit_events", ["subject", "id"], partial("subject IS NOT NULL")),
 ]
 # Names never change and rows are never removed, so the index only grows. It holds no text: what it finds is compared in the row.
 # https://www.sqlite.org/fts5.html#the_trigram_tokenizer
@@ -50,8 +56,7 @@ def upgrade() -> None:
     op.drop_index("credentials_list", "credentials")
     op.drop_index("role_grants_workspace", "role_grants")
     for name, table, columns, options in INDEXES:
-        where = {f"{dialect}_where": sa.text(options["where"]) for dialect in ("sqlite", "postgresql") if "where" in options}
-        op.create_index(name, table, columns, unique=options.get("unique", False), **where)
+        op.create_index(name, table, columns, **options)
     if connection.dialect.name == "sqlite":
         if not connection.scalar(sa.text("SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'")):
             raise RuntimeError("this SQLite was built without FTS5, which a search needs")
@@ -66,6 +71,7 @@ def upgrade() -> None:
         # The extension is not there, or this role may not make it: a search reads all names of the workspace.
         if error.connection_invalidated:
             raise
+    op.execute("ANALYZE credentials")  # without it the new indexes are not thought worth their while
 
 
 def downgrade() -> None:
