@@ -24,7 +24,7 @@ from bot.codec import WORDS_MAX, InList
 from bot.create import CREATE
 from bot.door import Door, Request
 from storage import access, listing, workspaces
-from storage.access import TABLE, Action, Actor, Right
+from storage.access import TABLE, Action, Actor, Right, ToAsk
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
@@ -79,10 +79,16 @@ def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Sh
     return Shown(workspace, right, page, access.helpers(tx, actor.team, workspace) if not page.total else [])
 
 
+def _here(tx: Transaction, user: str, team: str, channel: str) -> tuple[Workspace, ToAsk]:
+    """The channel's workspace, and what must be asked about the person there. Raises ChannelNotMapped, ChannelPaused."""
+    workspace = workspaces.of_channel(tx, team, channel)
+    return workspace, access.to_ask(tx, user, team, [workspace.id])
+
+
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
     services = request.services
-    workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
-    actor = await request.actor(workspace, member=True)
+    workspace, asked = await services.db.read(_here, request.user, services.team, request.in_channel())
+    actor = await request.actor(workspace, member=True, asked=asked)
     shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
     rows = [row.draw(one, allowed, request.channel, now, unused_days) for one in shown.page.rows]

@@ -4,7 +4,7 @@ A word of a search matches a credential whose name contains it, whose username b
 four characters. Lists, Home and the commands that take a name all ask here, so that they mean the same by it.
 
 An index of the parts of names (three letters each) leads to the rows that a rare word matches; a common word finds its page soon in the
-order of the list. PostgreSQL chooses between the two by itself. For SQLite, `_Search.rare` counts up to a bound first.
+order of the list. PostgreSQL chooses between the two by itself. For SQLite, `_Search` counts up to a bound first.
 """
 
 import difflib
@@ -12,14 +12,15 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, Text, bindparam, column, func, literal_column, or_, select, table, text
+from sqlalchemy import ColumnElement, Integer, Select, Text, bindparam, column, func, or_, select, table, text
 
 from storage import names, passwords
 from storage.credentials import already_deleted, rows
 from storage.database import Transaction
-from storage.models import CREDENTIALS, LISTED, LIVE, NOT_DELETED, Credential, Listed, State, Workspace
+from storage.models import CREDENTIALS, LISTED, LIVE, NOT_DELETED, Credential, Listed, State, Workspace, as_row
 from storage.refusals import NoSuchCredential
 
 PAGE_ROWS = 10
@@ -86,9 +87,8 @@ def find(tx: Transaction, workspace: Workspace, target: str, limit: int = 10) ->
     key = names.name_key(target)
     found: list[Credential] = []
     if key and _storable(key):
-        # The index of names holds what is not deleted, so the query says so too.
-        live = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE), text(NOT_DELETED))
-        found = rows(tx, live.where(CREDENTIALS.c.name_key == key))
+        row = tx.connection.execute(_NAMED, {"workspace": workspace.id, "key": key}).first()
+        found = [as_row(Credential, row)] if row else []
     known = by_username(tx, key) if names.USERNAME.fullmatch(key) else None
     if known and known.workspace_id != workspace.id:
         known = None
@@ -96,8 +96,8 @@ def find(tx: Transaction, workspace: Workspace, target: str, limit: int = 10) ->
         found.append(known)
     search = _Search.of(workspace, key)
     if not found and search.conditions:
-        query = _newest_first(select(CREDENTIALS).where(*search.where(tx)))
-        found = rows(tx, query.limit(limit))
+        query = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE), *search.narrowing(tx))
+        found = rows(tx, query.order_by(CREDENTIALS.c.number.desc()).limit(limit))
     if found:
         return found
     if known and known.state == State.DELETED:
@@ -120,16 +120,14 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
     search = _Search.of(workspace, names.name_key(words))
     if search.hopeless:
         return Page([], 0, 1, None, None)
-    wanted = search.where(tx)
-    descending = order is Order.NEWEST
     backwards = place is not None and place.before
-    query = select(*LISTED).where(*wanted)
+    descending = (order is Order.NEWEST) != backwards
+    narrowing = search.narrowing(tx)
+    values: dict[str, Any] = {"workspace": workspace.id, "size": size + 1}
     if place is not None:
-        anchor = select(CREDENTIALS.c.number).where(CREDENTIALS.c.id == place.credential_id, CREDENTIALS.c.workspace_id == workspace.id)
-        number = anchor.scalar_subquery()
-        query = query.where(CREDENTIALS.c.number < number if descending != backwards else CREDENTIALS.c.number > number)
-    query = (_newest_first if descending != backwards else _oldest_first)(query).limit(size + 1)
-    found = [Listed(*row) for row in tx.connection.execute(query)]
+        values["anchor"] = place.credential_id
+    query = _listed(descending, place is not None).where(*narrowing)
+    found = [Listed(*row) for row in tx.connection.execute(query, values)]
     more = len(found) > size
     found = found[:size]
     if backwards:
@@ -140,7 +138,8 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
     if search.conditions and place is None and not more:
         total = len(found)  # all that match are here: a second search would only count them
     elif search.conditions:
-        some = select(literal_column("1")).where(*wanted).limit(COUNTED + 1).subquery()
+        matching = select(CREDENTIALS.c.number).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE), *narrowing)
+        some = matching.limit(COUNTED + 1).subquery()
         total = tx.connection.scalar(select(func.count()).select_from(some)) or 0
     uncounted = bool(search.conditions) and total > COUNTED
     if uncounted:
@@ -161,6 +160,23 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
         Place(found[-1].id, position=first - 1 + len(found)) if found and has_next else None,
         uncounted,
     )
+
+
+# The index of names holds what is not deleted, so the query says so too.
+_NAMED = select(CREDENTIALS).where(
+    CREDENTIALS.c.workspace_id == bindparam("workspace"), CREDENTIALS.c.name_key == bindparam("key"), text(LIVE), text(NOT_DELETED)
+)
+
+
+@cache
+def _listed(descending: bool, beyond: bool) -> Select[Any]:
+    """The rows of a page; `beyond`: those that follow the credential `anchor`."""
+    at, here = CREDENTIALS.c.number, CREDENTIALS.c.workspace_id == bindparam("workspace")
+    query = select(*LISTED).where(here, text(LIVE)).order_by(at.desc() if descending else at).limit(bindparam("size"))
+    if not beyond:
+        return query
+    anchor = select(at).where(CREDENTIALS.c.id == bindparam("anchor"), here).scalar_subquery()
+    return query.where(at < anchor if descending else at > anchor)
 
 
 @dataclass(frozen=True)
@@ -214,13 +230,13 @@ class _Search:
         # What every username begins with says nothing.
         return cls(workspace, [] if hopeless else [_Word.read(word, start) for word in typed if not start.startswith(word)], hopeless)
 
-    def where(self, tx: Transaction) -> list[ColumnElement[bool]]:
-        """Together these are the rows; on SQLite led by the index when it leads to few."""
-        wanted: list[ColumnElement[bool]] = [CREDENTIALS.c.workspace_id == self.workspace.id, text(LIVE)]  # type: ignore[list-item]
+    def narrowing(self, tx: Transaction) -> list[ColumnElement[bool]]:
+        """What the rows fulfil together; on SQLite led by the index when that leads to few."""
+        led: list[ColumnElement[bool]] = []
         grams = " AND ".join(found for word in self.conditions if (found := word.grams))
         if tx.sqlite and grams and self.workspace.credential_count > SCANNED and self._few(tx, grams):
-            wanted.append(CREDENTIALS.c.number.in_(_indexed(grams)))
-        return wanted + [word.condition(tx) for word in self.conditions]
+            led.append(CREDENTIALS.c.number.in_(_indexed(grams)))
+        return led + [word.condition(tx) for word in self.conditions]
 
     def _few(self, tx: Transaction, grams: str) -> bool:
         """Whether looking up what the index finds is less work than reading the workspace's list."""
@@ -258,14 +274,6 @@ def _storable(key: str) -> bool:
 def _id(typed: str) -> str:
     """The part of an id that was typed; nothing when it cannot be one."""
     return typed if len(typed) <= passwords.ID_LENGTH and all(character in passwords.CROCKFORD for character in typed) else ""
-
-
-def _newest_first(query: Select[Any]) -> Select[Any]:
-    return query.order_by(CREDENTIALS.c.number.desc())
-
-
-def _oldest_first(query: Select[Any]) -> Select[Any]:
-    return query.order_by(CREDENTIALS.c.number)
 
 
 def _closest(tx: Transaction, workspace: Workspace, key: str) -> str | None:
