@@ -306,7 +306,7 @@ class Listed:
     last_used_service: str | None
 
 
-NEXT_NUMBER = text("(SELECT coalesce(max(number), 0) + 1 FROM credentials)")
+NEXT_NUMBER = text("(SELECT coalesce(max(number), 0) + 1 FROM credentials WHERE number > 0)")
 """The `number` of a row that is being added; nothing else is added at the same time."""
 
 CREDENTIALS = Table(
@@ -357,7 +357,8 @@ CREDENTIALS = Table(
     Column("kept_at", UtcTime),
     Column("warned_at", UtcTime),
     Column("number", BigInteger, nullable=False, server_default=text("0")),
-    Index("credentials_number", "number", unique=True),
+    # Partial, so that PostgreSQL never reads a list along it, which would lead through the rows of all other workspaces.
+    Index("credentials_number", "number", unique=True, **_partial("number > 0")),
     Index("credentials_live_name", "workspace_id", "name_key", unique=True, **_partial(NOT_DELETED)),
     # Lists page along it; it holds all that a search by words reads, so that a search touches no table row.
     Index("credentials_list", "workspace_id", "number", "name_key", "id", **_partial(LIVE)),

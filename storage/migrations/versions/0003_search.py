@@ -23,7 +23,7 @@ FROM (SELECT id, row_number() OVER (ORDER BY created_at, id) AS number FROM cred
 WHERE ordered.id = credentials.id
 """
 INDEXES: list[tuple[str, str, list[str], dict[str, Any]]] = [
-    ("credentials_number", "credentials", ["number"], {"unique": True}),
+    ("credentials_number", "credentials", ["number"], {"unique": True, **partial("number > 0")}),
     ("credentials_list", "credentials", ["workspace_id", "number", "name_key", "id"], partial(LIVE)),
     ("role_grants_workspace", "role_grants", ["workspace_id", "team_id", "role", "principal"], {}),
     ("workspaces_name", "workspaces", ["name", "id", "slug"], {}),
