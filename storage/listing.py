@@ -8,6 +8,7 @@ order of the list. PostgreSQL chooses between the two by itself. For SQLite, `_S
 """
 
 import difflib
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, Text, bindparam, column, func, or_, select, table, text
+from sqlalchemy import ColumnElement, Select, Text, bindparam, func, or_, select, text
 
 from storage import names, passwords
 from storage.credentials import already_deleted, rows
@@ -29,14 +30,14 @@ MOST_WORDS = 20
 ID_PART = 4  # characters of an id that a word needs to match it
 LONGEST_KEY = names.NAME_MAX * 18  # U+FDFA alone becomes 18 characters
 GRAM = 3  # letters; what the index knows a name by
-MOST_GRAMS = 30  # are looked up; the row is compared whole anyway
+MOST_TERMS = 24  # parts that are looked up; the row is compared whole anyway
+RARE = 2000  # rows with a part, below which it leads by itself
 SCANNED = 2000  # rows that are sooner read in their order than looked up
 CANDIDATES = 10_000  # that a rare word has at most
 SUGGEST_AMONG = 500  # names that are compared with a mistyped one
 SUGGEST_FOR_PART = 40  # names that contain a part of it
+LONGEST_PART = 7  # letters
 SIMILAR = 10  # names that are compared letter by letter
-
-INDEXED = table("credential_words", column("rowid", Integer), column("credential_words", Text))
 
 
 class Order(StrEnum):
@@ -204,13 +205,13 @@ class _Word:
         return or_(*arms)
 
     @property
-    def grams(self) -> str | None:
-        """FTS5's query for the rows that can match; None when the index cannot tell."""
-        name = _all_grams(self.name)
-        if name is None or not self.id_start:
+    def terms(self) -> list[str]:
+        """FTS5's queries that rows which can match fulfil all of; none when the index cannot tell."""
+        name = _terms(self.name)
+        if not self.id_start or not name:
             return name  # a part of an id has the same three-letter parts, whichever column they stand in
-        start = _all_grams(self.id_start)
-        return start and f"(({name}) OR ({start}))"
+        start = _terms(self.id_start)
+        return [f"(({' AND '.join(name)}) OR ({' AND '.join(start)}))"] if start else []
 
 
 @dataclass(frozen=True)
@@ -232,30 +233,48 @@ class _Search:
 
     def narrowing(self, tx: Transaction) -> list[ColumnElement[bool]]:
         """What the rows fulfil together; on SQLite led by the index when that leads to few."""
-        led: list[ColumnElement[bool]] = []
-        grams = " AND ".join(found for word in self.conditions if (found := word.grams))
-        if tx.sqlite and grams and self.workspace.credential_count > SCANNED and self._few(tx, grams):
-            led.append(CREDENTIALS.c.number.in_(_indexed(grams)))
-        return led + [word.condition(tx) for word in self.conditions]
+        conditions = [word.condition(tx) for word in self.conditions]
+        if not tx.sqlite or self.workspace.credential_count <= SCANNED:
+            return conditions
+        numbers = self._few(tx)
+        return conditions if numbers is None else [_among(numbers), *conditions]
 
-    def _few(self, tx: Transaction, grams: str) -> bool:
-        """Whether looking up what the index finds is less work than reading the workspace's list."""
+    def _few(self, tx: Transaction) -> list[int] | None:
+        """The rows that the index leads to; None when it is less work to read the workspace's list."""
+        terms = list(dict.fromkeys(term for word in self.conditions for term in word.terms))[:MOST_TERMS]
+        if not terms:
+            return None
+        # What rare parts lead to is soon read and compared; common ones have long lists, of which nothing is gained then.
+        counted = f"(SELECT count(*) FROM ({_INDEXED} LIMIT {RARE}))"
+        counts = tx.connection.exec_driver_sql(f"SELECT {', '.join([counted] * len(terms))}", tuple(terms)).one()
+        rare = [term for term, count in zip(terms, counts, strict=True) if count < RARE]
         most = min(self.workspace.credential_count // 4, CANDIDATES)
-        found = select(func.count()).select_from(_indexed(grams).limit(most).subquery())
-        return (tx.connection.scalar(found) or 0) < most
+        numbers = _indexed(tx, rare or terms, most)
+        return numbers if len(numbers) < most else None
 
 
-def _indexed(grams: str) -> Select[tuple[int]]:
-    return select(INDEXED.c.rowid).where(INDEXED.c.credential_words.op("MATCH")(grams))
+_INDEXED = "SELECT rowid FROM credential_words WHERE credential_words MATCH ?"
+
+
+def _indexed(tx: Transaction, terms: Iterable[str], most: int) -> list[int]:
+    """The numbers of rows that SQLite's index leads to, at most so many."""
+    return [row[0] for row in tx.connection.exec_driver_sql(f"{_INDEXED} LIMIT {most}", (" AND ".join(terms),))]
+
+
+def _among(numbers: list[int]) -> ColumnElement[bool]:
+    listed = func.json_each(json.dumps(numbers)).table_valued("value")
+    return CREDENTIALS.c.number.in_(select(listed.c.value))
 
 
 def _grams(key: str) -> list[str]:
+    """The three-letter parts, each once."""
     return list(dict.fromkeys(key[at : at + GRAM] for at in range(len(key) - GRAM + 1)))
 
 
-def _all_grams(key: str) -> str | None:
-    found = _grams(key)[:MOST_GRAMS]
-    return " AND ".join('"' + gram.replace('"', '""') + '"' for gram in found) or None
+def _terms(key: str) -> list[str]:
+    """FTS5's queries that what contains it fulfils; none for less than three letters. Parts side by side, which hold all letters."""
+    found = _grams(key)
+    return ['"' + gram.replace('"', '""') + '"' for gram in dict.fromkeys([*found[::GRAM], *found[-1:]])]
 
 
 def _contains(tx: Transaction, where: ColumnElement[str], part: str) -> ColumnElement[bool]:
@@ -288,8 +307,7 @@ def _closest(tx: Transaction, workspace: Workspace, key: str) -> str | None:
     else:
         for part in _parts(key):
             if tx.sqlite:
-                grams = _all_grams(part) or ""
-                narrowed = some.where(CREDENTIALS.c.number.in_(_indexed(grams).order_by(INDEXED.c.rowid.desc()).limit(SUGGEST_AMONG)))
+                narrowed = some.where(_among(_indexed(tx, _terms(part), SUGGEST_AMONG)))
             else:
                 narrowed = some.where(_contains(tx, CREDENTIALS.c.name_key, part))
             found = tx.connection.execute(narrowed.limit(SUGGEST_FOR_PART))
@@ -305,6 +323,7 @@ def _closest(tx: Transaction, workspace: Workspace, key: str) -> str | None:
 
 
 def _parts(key: str) -> Iterable[str]:
-    """Parts of a mistyped name of which one is likely right: halves, and the middle."""
-    half = max(len(key) // 2, GRAM)
-    return [part for part in dict.fromkeys((key[:half], key[-half:], key[len(key) // 4 :][:half])) if len(part) >= GRAM]
+    """Parts of a mistyped name of which one is likely right: of its beginning, its middle and its end."""
+    length = min(max(len(key) // 2, GRAM), LONGEST_PART)
+    middle = (len(key) - length) // 2
+    return [part for part in dict.fromkeys((key[:length], key[-length:], key[middle : middle + length])) if len(part) >= GRAM]
