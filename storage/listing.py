@@ -35,6 +35,7 @@ RARE = 2000  # rows with a part, below which it leads by itself
 SCANNED = 2000  # rows that are sooner read in their order than looked up
 CANDIDATES = 10_000  # that a rare word has at most
 SUGGEST_AMONG = 500  # names that are compared with a mistyped one
+SUGGEST_LOOKED_UP = 120  # rows that SQLite's index leads to for a part of it, some in other workspaces or deleted
 SUGGEST_FOR_PART = 40  # names that contain a part of it
 LONGEST_PART = 7  # letters
 SIMILAR = 10  # names that are compared letter by letter
@@ -245,10 +246,14 @@ class _Search:
         if not terms:
             return None
         # What rare parts lead to is soon read and compared; common ones have long lists, of which nothing is gained then.
-        counted = f"(SELECT count(*) FROM ({_INDEXED} LIMIT {RARE}))"
+        counted = f"(SELECT count(*) FROM ({_INDEXED} LIMIT {RARE}))"  # noqa: S608 (ours, without anything typed)
         counts = tx.connection.exec_driver_sql(f"SELECT {', '.join([counted] * len(terms))}", tuple(terms)).one()
         rare = [term for term, count in zip(terms, counts, strict=True) if count < RARE]
         most = min(self.workspace.credential_count // 4, CANDIDATES)
+        if not rare:
+            count = f"SELECT count(*) FROM ({_INDEXED} LIMIT {most})"  # noqa: S608 (ours, without anything typed)
+            if tx.connection.exec_driver_sql(count, (" AND ".join(terms),)).scalar() == most:
+                return None
         numbers = _indexed(tx, rare or terms, most)
         return numbers if len(numbers) < most else None
 
@@ -258,7 +263,7 @@ _INDEXED = "SELECT rowid FROM credential_words WHERE credential_words MATCH ?"
 
 def _indexed(tx: Transaction, terms: Iterable[str], most: int) -> list[int]:
     """The numbers of rows that SQLite's index leads to, at most so many."""
-    return [row[0] for row in tx.connection.exec_driver_sql(f"{_INDEXED} LIMIT {most}", (" AND ".join(terms),))]
+    return list(tx.connection.exec_driver_sql(f"{_INDEXED} LIMIT {most}", (" AND ".join(terms),)).scalars().all())
 
 
 def _among(numbers: list[int]) -> ColumnElement[bool]:
@@ -307,7 +312,7 @@ def _closest(tx: Transaction, workspace: Workspace, key: str) -> str | None:
     else:
         for part in _parts(key):
             if tx.sqlite:
-                narrowed = some.where(_among(_indexed(tx, _terms(part), SUGGEST_AMONG)))
+                narrowed = some.where(_among(_indexed(tx, _terms(part), SUGGEST_LOOKED_UP)))
             else:
                 narrowed = some.where(_contains(tx, CREDENTIALS.c.name_key, part))
             found = tx.connection.execute(narrowed.limit(SUGGEST_FOR_PART))
