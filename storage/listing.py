@@ -36,9 +36,9 @@ SCANNED = 2000  # rows that are sooner read in their order than looked up
 CANDIDATES = 10_000  # that a rare word has at most
 SUGGEST_AMONG = 500  # names that are compared with a mistyped one
 SUGGEST_LOOKED_UP = 120  # rows that SQLite's index leads to for a part of it, some in other workspaces or deleted
-SUGGEST_FOR_PART = 40  # names that contain a part of it
+SUGGEST_FOR_PART = 30  # names that contain a part of it
 LONGEST_PART = 7  # letters
-SIMILAR = 10  # names that are compared letter by letter
+SIMILAR = 5  # names that are compared letter by letter
 
 
 class Order(StrEnum):
