@@ -29,7 +29,7 @@ from storage.database import Database, OutcomeUnknown, StaleWal, Unavailable
 from storage.journal import Back, Journal, Mark, Memory
 from storage.journal import State as JournalState
 from storage.listing import Order
-from storage.models import AuditEvent, Credential, Workspace
+from storage.models import AuditEvent, Listed, Workspace
 from storage.past import Past
 from storage.refusals import NoSuchCredential, Refusal
 
@@ -402,8 +402,11 @@ def audit_verify(
             raise typer.BadParameter("a row's number and its hash, as verify and the log say them: 1234:9f86d0…", param_hint="--since")
         after = audit.Head(int(number), hashed)
 
+    def progress(done: int, of: int) -> None:
+        typer.echo(f"\r{done:,} of {of:,} rows", nl=done == of, err=True)
+
     async def work(shell: Shell) -> None:
-        verdict = await shell.db.read(audit.verify, after)
+        verdict = await shell.db.read(audit.verify, after, progress=progress if sys.stderr.isatty() else None)
         head = f"{verdict.head.event}:{verdict.head.hash}" if verdict.head else None
         if as_json:
             typer.echo(json.dumps({"rows": verdict.rows, "broken": verdict.broken, "head": head}))
@@ -475,7 +478,7 @@ def _write_state(path: Path, head: audit.Head) -> None:
         fail(f"{path}: it can't be written ({error.strerror}). The rows up to {head.event} were exported.")
 
 
-def _credential(row: Credential, workspace: Workspace) -> dict[str, Any]:
+def _credential(row: Listed, workspace: Workspace) -> dict[str, Any]:
     return {
         "workspace": workspace.slug,
         "name": row.name,
@@ -490,7 +493,7 @@ def _credential(row: Credential, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def _credential_line(row: Credential, workspace: Workspace) -> str:
+def _credential_line(row: Listed, workspace: Workspace) -> str:
     used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
     return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16}  {row.name}"
 

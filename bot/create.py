@@ -62,8 +62,11 @@ async def open_anywhere(request: Request) -> None:
 def _first_workspace(tx: Transaction, actor: Actor) -> Workspace:
     """One that the person may create in. Raises NotAllowed, PersonBarred, RoleUnknown."""
     found = access.visible_workspaces(tx, actor, Action.CREATE, 1)
-    access.may(tx, actor, Action.CREATE, found[0] if found else None)
-    return found[0]
+    workspace = workspaces.by_id(tx, found[0].id) if found else None
+    access.may(tx, actor, Action.CREATE, workspace)
+    if workspace is None:
+        raise ChannelNotMapped
+    return workspace
 
 
 async def open_for(request: Request, workspace: Workspace, name: str = "", first_choice: str | None = None) -> None:

@@ -26,7 +26,7 @@ from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, View
 from bot.texts import Busy, SlackAway, TriggerExpired
 from storage import access, audit, errands
-from storage.access import Action, Actor, Right
+from storage.access import Action, Actor, Right, ToAsk
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable, time_limit
 from storage.errands import Kind
@@ -137,19 +137,21 @@ class Request:
         source = (self.view or {}).get("id") or (self.body.get("container") or {}).get("message_ts")
         return Origin(actor, self.surface, self.reference, self.channel, source)
 
-    async def actor(self, scope: Scope = None, member: bool = False) -> Actor:
+    async def actor(self, scope: Scope = None, member: bool = False, asked: ToAsk | None = None) -> Actor:
         """The person, with the user groups that can matter in the scope looked up.
 
         Args:
             scope: one workspace, `EVERYWHERE`, or None for what is given in all workspaces.
             member: whether it matters that they are in the channel. A typed command shows that; for a press, Slack is asked.
+            asked: what `access.to_ask` said of the scope in the transaction that found it.
 
         Raises:
             RoleUnknown.
         """
         services = self.services
         workspaces = None if scope is EVERYWHERE else [scope.id] if isinstance(scope, Workspace) else []
-        asked = await services.db.read(access.to_ask, self.user, services.team, workspaces)
+        if asked is None:
+            asked = await services.db.read(access.to_ask, self.user, services.team, workspaces)
         channel = self.channel if self.surface is Surface.COMMAND else None
         if member and channel is None and self.channel:
             match await services.people.in_channel(self.user, self.channel):

@@ -35,13 +35,13 @@ from bot.door import EVERYWHERE, Door, Request
 from bot.new_password import usual_channel
 from bot.slack import Ok, Refused
 from storage import access, listing, workspaces
-from storage.access import TABLE, Action, Actor, Right
+from storage.access import TABLE, Action, Actor, Choice, Right
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
 from storage.models import Workspace
 from storage.names import looks_like_password
-from storage.refusals import PersonBarred, RoleUnknown
+from storage.refusals import NoSuchWorkspace, PersonBarred, RoleUnknown
 
 PICK = "home_workspace"
 SEARCH = "home_search"
@@ -112,7 +112,7 @@ async def publish(request: Request, view: dict[str, Any], drawn_from: str | None
 class Shown:
     """A workspace as the Home tab shows it."""
 
-    visible: list[Workspace]
+    visible: list[Choice]
     workspace: Workspace
     held: list[Right]
     admins: list[str]
@@ -125,19 +125,25 @@ def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
     if actor.barred:
         raise PersonBarred(actor.barred)
     visible = access.visible_workspaces(tx, actor, Action.LIST, WORKSPACES_SHOWN + 1)
-    workspace = next((one for one in visible if one.id == wanted.workspace), visible[0] if visible else None)
-    if workspace is None:
+    if not visible:
         return None
-    place = wanted.place if workspace.id == wanted.workspace else None
-    words = wanted.words if workspace.id == wanted.workspace else ""
-    return Shown(
-        visible,
-        workspace,
-        access.rights(tx, actor, workspace),
-        access.helpers(tx, actor.team, workspace),
-        any(not one.paused for one in workspaces.channels_of(tx, workspace.id)),
-        listing.page(tx, workspace, wanted.order, words, place),
-    )
+    shown = _visible(tx, actor, wanted.workspace) if wanted.workspace is not None else None
+    workspace = shown[0] if shown else workspaces.by_id(tx, visible[0].id)
+    held = shown[1] if shown else access.rights(tx, actor, workspace)
+    same = workspace.id == wanted.workspace
+    page = listing.page(tx, workspace, wanted.order, wanted.words if same else "", wanted.place if same else None)
+    admins = access.helpers(tx, actor.team, workspace)
+    return Shown(visible, workspace, held, admins, workspaces.connected(tx, workspace.id), page)
+
+
+def _visible(tx: Transaction, actor: Actor, workspace_id: int) -> tuple[Workspace, list[Right]] | None:
+    """The workspace with what the actor may do there; None when they may not see it, or it is gone."""
+    try:
+        workspace = workspaces.by_id(tx, workspace_id)
+    except NoSuchWorkspace:
+        return None
+    held = access.rights(tx, actor, workspace)
+    return (workspace, held) if Action.LIST in access.allowed(held) else None
 
 
 async def view_for(request: Request, wanted: InHome, searched_password: bool = False) -> dict[str, Any]:
@@ -178,14 +184,16 @@ def home(rows: list[Block], shown: InHome) -> dict[str, Any]:
     return {"type": "home", "callback_id": "home", "blocks": rows, "private_metadata": shown.encode()}
 
 
-def top(visible: Sequence[Workspace], shown: Workspace, right: Right, connected: bool) -> Block:
+def top(visible: Sequence[Choice], shown: Workspace, right: Right, connected: bool) -> Block:
     """The choice of a workspace, and the button for a new credential."""
     offered = list(visible[:WORKSPACES_SHOWN])
-    if shown not in offered:
-        offered[-1] = shown
+    at = next((place for place, one in enumerate(offered) if one.id == shown.id), None)
+    if at is None:
+        at = len(offered) - 1
+        offered[at] = Choice(shown.id, shown.slug, shown.name)
     options = [option(f"{one.name} ({one.slug})", InHome(workspace=one.id).encode()) for one in offered]
     menu: dict[str, Any] = {"type": "static_select", "action_id": PICK, "placeholder": plain("Mail workspace")}
-    menu["initial_option"] = options[offered.index(shown)]
+    menu["initial_option"] = options[at]
     if len(options) <= OPTIONS_MAX:
         menu["options"] = options
     else:
@@ -231,7 +239,7 @@ def bottom(page: Page, wanted: InHome) -> list[Block]:
     if wanted.words:
         made.append(show_all(wanted))
     last = page.first + len(page.rows) - 1
-    return [actions(*made), foot(f"Showing {page.first} to {last} of {page.total}.")]
+    return [actions(*made), foot(f"Showing {page.first} to {last} of {texts.total(page)}.")]
 
 
 def show_all(wanted: InHome) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bot.codec import WORDS_MAX, InList
 from bot.create import CREATE
 from bot.door import Door, Request
 from storage import access, listing, workspaces
-from storage.access import TABLE, Action, Actor, Right
+from storage.access import TABLE, Action, Actor, Right, ToAsk
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
@@ -80,6 +80,12 @@ def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Sh
     return Shown(workspace, right, page, access.helpers(tx, actor.team, workspace) if not page.total else [])
 
 
+def _here(tx: Transaction, user: str, team: str, channel: str) -> tuple[Workspace, ToAsk]:
+    """The channel's workspace, and what must be asked about the person there. Raises ChannelNotMapped, ChannelPaused."""
+    workspace = workspaces.of_channel(tx, team, channel)
+    return workspace, access.to_ask(tx, user, team, [workspace.id])
+
+
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
     await request.show(await _drawn(request, wanted), SUMMARY, replace)
 
@@ -96,8 +102,8 @@ async def draw_anew(request: Request) -> None:
 
 async def _drawn(request: Request, wanted: InList) -> list[Block]:
     services = request.services
-    workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
-    actor = await request.actor(workspace, member=True)
+    workspace, asked = await services.db.read(_here, request.user, services.team, request.in_channel())
+    actor = await request.actor(workspace, member=True, asked=asked)
     shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
     rows = [row.draw(one, allowed, request.channel, now, unused_days, wanted.encode()) for one in shown.page.rows]
@@ -128,13 +134,13 @@ def draw(
             line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all."),
             foot(texts.ONLY_YOU),
         ]
-    title = f"SMTP credentials in {workspace.name} ({page.total})"
+    title = f"SMTP credentials in {workspace.name} ({texts.total(page)})"
     rows = [header(title[:150])]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
     rows += [*drawn, DIVIDER, actions(*_buttons(page, wanted), *create)]
     last = page.first + len(page.rows) - 1
-    return [*rows, foot(f"Showing {page.first} to {last} of {page.total}. {texts.ONLY_YOU}")]
+    return [*rows, foot(f"Showing {page.first} to {last} of {texts.total(page)}. {texts.ONLY_YOU}")]
 
 
 def _buttons(page: Page, wanted: InList) -> list[Block]:

@@ -12,7 +12,7 @@ from bot.door import Door, Request
 from bot.services import ListMessage
 from storage.access import Action
 from storage.lifecycle import has_expired, has_old_password
-from storage.models import Credential, State
+from storage.models import Listed, State
 
 ROW_MENU = "row_menu"
 BLOCK_ID_MAX = 255  # docs.slack.dev: reference/block-kit/blocks
@@ -38,9 +38,7 @@ async def chosen(request: Request) -> None:
         request.services.lists.keep(request.opened, ListMessage(request.response_url, request.channel, place))
 
 
-def draw(
-    credential: Credential, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int, place: str = ""
-) -> Block:
+def draw(credential: Listed, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int, place: str = "") -> Block:
     """Args: allowed: what the reader may do; channel: where the list is shown; unused_days: without a log-in, after which it is marked;
     place: in the list, to draw it anew there."""
     created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
@@ -64,7 +62,7 @@ def draw(
     return made
 
 
-def menu(credential: Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
+def menu(credential: Listed, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
     """What the reader may do with it now; Slack takes five options."""
     suspended = credential.state == State.SUSPENDED
     offers: dict[Does, str] = {}
@@ -83,7 +81,7 @@ def menu(credential: Credential, allowed: frozenset[Action], now: datetime) -> d
     return offers
 
 
-def _used(credential: Credential, now: datetime, unused_days: int) -> str:
+def _used(credential: Listed, now: datetime, unused_days: int) -> str:
     used = f"Last used {when_mrkdwn(credential.last_used_at)}" if credential.last_used_at else "Never used"
     if credential.last_used_from:
         used += f" from {credential.last_used_from}"
@@ -92,7 +90,7 @@ def _used(credential: Credential, now: datetime, unused_days: int) -> str:
     return used
 
 
-def _states(credential: Credential, now: datetime) -> list[str]:
+def _states(credential: Listed, now: datetime) -> list[str]:
     says = []
     if credential.state == State.SUSPENDED and credential.suspended_at:
         says.append(f"Suspended {when_mrkdwn(credential.suspended_at)} by {principal_mrkdwn(credential.suspended_by or '')}")

@@ -15,7 +15,7 @@ from bot.door import EVERYWHERE, Answer, Door, Request, errors, notice, update
 from bot.slack import Away, Ok, Refused
 from bot.texts import ChannelShared, SlackAway
 from storage import access, workspaces
-from storage.access import Action, Actor
+from storage.access import Action, Actor, Choice
 from storage.audit import Origin, What
 from storage.database import Transaction
 from storage.models import Workspace
@@ -43,7 +43,7 @@ async def open_modal(request: Request) -> None:
     await request.open(setup_modal(channel, current, choices, actor.owner))
 
 
-def _choices(tx: Transaction, actor: Actor, team: str, channel: str) -> tuple[Workspace | None, list[Workspace]]:
+def _choices(tx: Transaction, actor: Actor, team: str, channel: str) -> tuple[Workspace | None, list[Choice]]:
     """The workspace that the channel is connected to, and those that the person may connect it to."""
     return workspaces.mapped(tx, team, channel), access.visible_workspaces(tx, actor, Action.ADMINISTER, OPTIONS_MAX)
 
@@ -130,7 +130,7 @@ async def _check_channel(request: Request, channel: str) -> None:
             raise SlackAway(why)
 
 
-def setup_modal(channel: str, current: Workspace | None, choices: list[Workspace], owner: bool) -> dict[str, Any]:
+def setup_modal(channel: str, current: Workspace | None, choices: list[Choice], owner: bool) -> dict[str, Any]:
     rows: list[Block] = [line("Choose the mail workspace that ", blocks.channel(channel), " manages.")]
     if current:
         rows.append(line("It is connected to ", bold(current.name), ". Connecting it to another one doesn't move any credentials."))

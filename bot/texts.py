@@ -4,6 +4,7 @@ from bot.blocks import Piece, bold, code, people, principal, when
 from storage.access import Action
 from storage.audit import What
 from storage.database import OutcomeUnknown, Trouble, Unavailable
+from storage.listing import Page
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
@@ -269,3 +270,8 @@ def unexpected(reference: str) -> list[Piece]:
         "If it keeps happening, share this reference with your admin: ",
         code(reference),
     ]
+
+
+def total(page: Page) -> str:
+    """How many rows there are of which the page shows some."""
+    return f"more than {page.total:,}" if page.uncounted else f"{page.total:,}"

@@ -6,12 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy import Select, bindparam, func, literal, select, union, union_all
 
 from storage.database import Transaction
-from storage.models import CHANNEL_MAPPINGS, ROLE_GRANTS, WORKSPACES, Workspace, as_row
+from storage.models import CHANNEL_MAPPINGS, MOMENTS, ROLE_GRANTS, WORKSPACES, Workspace
 from storage.refusals import Barred, NotAllowed, PersonBarred, Refusal, RoleUnknown
-from storage.seen import moments
 
 FRESH = 60  # seconds that Slack's answer about a person or a user group counts for everything
 EMERGENCY = 3600  # seconds that it counts for stopping a credential, when Slack cannot be asked anew
@@ -95,20 +94,50 @@ class Held:
     workspace_id: int | None
 
 
+# Grants for all workspaces and those for one are looked up apart: of either, an index leads to just these rows.
+_GRANTS = ROLE_GRANTS.c
+_OF_TEAM = _GRANTS.team_id == bindparam("team")
+_EVERYWHERE = _GRANTS.workspace_id.is_(None)
+_HERE = _GRANTS.workspace_id == bindparam("workspace")
+
+
+def _both(columns: Select[Any]) -> Any:
+    return union_all(columns.where(_EVERYWHERE), columns.where(_HERE))
+
+
+_OF_PRINCIPALS = _both(
+    select(_GRANTS.id, _GRANTS.principal, _GRANTS.role, _GRANTS.workspace_id).where(
+        _OF_TEAM, _GRANTS.principal.in_(bindparam("principals", expanding=True))
+    )
+)
+_OF_ROLES = _both(
+    select(_GRANTS.principal, _GRANTS.role).where(_OF_TEAM, _GRANTS.role.in_(bindparam("roles", expanding=True))),
+)
+_MAPPING = select(CHANNEL_MAPPINGS.c.workspace_id, CHANNEL_MAPPINGS.c.paused).where(
+    CHANNEL_MAPPINGS.c.team_id == bindparam("team"), CHANNEL_MAPPINGS.c.channel_id == bindparam("channel")
+)
+
+
 def rights(tx: Transaction, actor: Actor, workspace: Workspace | None) -> list[Right]:
     """All that gives the actor something in the workspace (None: in all workspaces), strongest first."""
     if actor.barred:
         return []
+    return [*_given(tx, actor, workspace), *_as_member(tx, actor, workspace)]
+
+
+def _given(tx: Transaction, actor: Actor, workspace: Workspace | None) -> list[Right]:
     found = [Right(Standing.OWNER, "settings", everywhere=True)] if actor.owner else []
     for grant in _grants(tx, actor.team, workspace, (actor.user, *actor.groups)):
         found.append(Right(grant.role, grant.principal, actor.groups.get(grant.principal), grant.workspace_id is None))
-    if workspace is not None and actor.channel:
-        mapping = select(CHANNEL_MAPPINGS.c.workspace_id, CHANNEL_MAPPINGS.c.paused).where(
-            CHANNEL_MAPPINGS.c.team_id == actor.team, CHANNEL_MAPPINGS.c.channel_id == actor.channel
-        )
-        if tx.connection.execute(mapping).first() == (workspace.id, False):
-            found.append(Right(Standing.MEMBER, actor.channel))
     return sorted(found, key=lambda right: STRONGEST_FIRST.index(right.role))
+
+
+def _as_member(tx: Transaction, actor: Actor, workspace: Workspace | None) -> list[Right]:
+    """What being in the channel gives; it is the weakest."""
+    if workspace is None or not actor.channel:
+        return []
+    mapped = tx.connection.execute(_MAPPING, {"team": actor.team, "channel": actor.channel}).first()
+    return [Right(Standing.MEMBER, actor.channel)] if mapped == (workspace.id, False) else []
 
 
 def allowed(held: Iterable[Right]) -> frozenset[Action]:
@@ -137,13 +166,15 @@ def _may(tx: Transaction, actor: Actor, action: Action, workspace: Workspace | N
     longest = EMERGENCY if action is Action.DELETE else FRESH
     if actor.account_age > longest:
         raise RoleUnknown
-    held = rights(tx, actor, workspace)
+    held: list[Right] = []
     outdated = set(actor.unanswered)
-    for right in held:
-        if action in TABLE[right.role]:
-            if right.age is None or right.age <= longest:
-                return right
-            outdated.add(right.via)
+    for look in (_given, _as_member):
+        held += (found := look(tx, actor, workspace))
+        for right in found:
+            if action in TABLE[right.role]:
+                if right.age is None or right.age <= longest:
+                    return right
+                outdated.add(right.via)
     if any(action in TABLE[grant.role] for grant in _grants(tx, actor.team, workspace, outdated)):
         raise RoleUnknown
     raise NotAllowed(
@@ -159,66 +190,89 @@ class ToAsk:
     changed: Mapping[str, datetime]
 
 
+_GROUPS = select(_GRANTS.principal).where(_OF_TEAM, _GRANTS.principal >= "S", _GRANTS.principal < "T").distinct().subquery()
+# Not as a range, which would lead through all groups of the team instead of to the grants of the workspaces.
+_AS_GROUPS = select(_GRANTS.principal).where(_OF_TEAM, func.substr(_GRANTS.principal, 1, 1) == "S")
+_GROUPS_OF = union(
+    _AS_GROUPS.where(_EVERYWHERE), _AS_GROUPS.where(_GRANTS.workspace_id.in_(bindparam("workspaces", expanding=True)))
+).subquery()
+
+
+def _with_moments(groups: Any) -> Any:
+    """The groups and, as the row without a group, the person; each with its moment."""
+    person = select(literal(None), MOMENTS.c.at).where(MOMENTS.c.key == bindparam("user"))
+    of_groups = select(groups.c.principal, MOMENTS.c.at).join_from(groups, MOMENTS, MOMENTS.c.key == groups.c.principal, isouter=True)
+    return union_all(of_groups, person)
+
+
+_TO_ASK = _with_moments(_GROUPS)
+_TO_ASK_OF = _with_moments(_GROUPS_OF)
+
+
 def to_ask(tx: Transaction, user: str, team: str, workspaces: Sequence[int] | None) -> ToAsk:
-    """What must be asked about somebody before their rights in these workspaces (None: in all) are known."""
-    groups = deciding_groups(tx, Actor(user, team), workspaces)
-    return ToAsk(groups, moments(tx, [user, *groups]))
+    """What must be asked about somebody before their rights in these workspaces (None: in all) are known.
 
-
-def deciding_groups(tx: Transaction, actor: Actor, workspaces: Sequence[int] | None = None) -> list[str]:
-    """The user groups whose membership can give the actor a role (in these workspaces): those to ask Slack about."""
-    query = select(ROLE_GRANTS.c.principal).where(
-        ROLE_GRANTS.c.team_id == actor.team, ROLE_GRANTS.c.principal >= "S", ROLE_GRANTS.c.principal < "T"
-    )
-    if workspaces is not None:
-        query = query.where(or_(ROLE_GRANTS.c.workspace_id.is_(None), ROLE_GRANTS.c.workspace_id.in_(workspaces)))
-    return sorted(tx.connection.scalars(query.distinct()))
+    The groups are those whose membership can give a role there.
+    """
+    values: dict[str, Any] = {"user": user, "team": team}
+    if workspaces is None:
+        found = tx.connection.execute(_TO_ASK, values).all()
+    else:
+        found = tx.connection.execute(_TO_ASK_OF, values | {"workspaces": list(workspaces)}).all()
+    return ToAsk(sorted(group for group, _ in found if group), {group or user: at for group, at in found if at is not None})
 
 
 def helpers(tx: Transaction, team: str | None, workspace: Workspace | None) -> list[str]:
     """The users and user groups who administer the workspace, at most five; empty when only the owners do."""
-    return sorted({grant.principal for grant in _grants(tx, team, workspace) if grant.role is Role.ADMIN})[:HELPERS_NAMED]
+    return sorted({principal for principal, _ in _of_roles(tx, team, workspace, [Role.ADMIN])})[:HELPERS_NAMED]
 
 
 def principals(tx: Transaction, team: str, workspace: Workspace, action: Action) -> list[str]:
     """The users and user groups who may do this in the workspace by a grant, at most five, on-call ones first."""
-    held = [one for one in _grants(tx, team, workspace) if action in TABLE[one.role]]
-    held.sort(key=lambda one: (one.role is not Role.RESPONDER, not one.principal.startswith("S")))
-    return list(dict.fromkeys(one.principal for one in held))[:HELPERS_NAMED]
+    held = _of_roles(tx, team, workspace, [role for role in Role if action in TABLE[role]])
+    held.sort(key=lambda one: (one[1] != Role.RESPONDER, not one[0].startswith("S"), one[0]))
+    return list(dict.fromkeys(principal for principal, _ in held))[:HELPERS_NAMED]
 
 
-def visible_workspaces(tx: Transaction, actor: Actor, action: Action, limit: int) -> list[Workspace]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A workspace in a menu."""
+
+    id: int
+    slug: str
+    name: str
+
+
+_CHOICES = select(WORKSPACES.c.id, WORKSPACES.c.slug, WORKSPACES.c.name).order_by(WORKSPACES.c.name, WORKSPACES.c.id)
+
+
+def visible_workspaces(tx: Transaction, actor: Actor, action: Action, limit: int) -> list[Choice]:
     """The workspaces in which the actor may do this by a grant or as an owner, by name, at most `limit`."""
     if actor.barred:
         return []
-    query = select(WORKSPACES).order_by(WORKSPACES.c.name, WORKSPACES.c.id).limit(limit)
-    return [as_row(Workspace, row) for row in tx.connection.execute(_visible(tx, actor, action, query))]
+    query = _CHOICES
+    if not actor.owner:
+        granted = (
+            _GRANTS.team_id == actor.team,
+            _GRANTS.principal.in_([actor.user, *actor.groups]),
+            _GRANTS.role.in_([role.value for role in Role if action in TABLE[role]]),
+        )
+        if tx.connection.execute(select(_GRANTS.id).where(*granted, _EVERYWHERE).limit(1)).first() is None:
+            query = query.where(WORKSPACES.c.id.in_(select(_GRANTS.workspace_id).where(*granted)))
+    return [Choice(*row) for row in tx.connection.execute(query.limit(limit))]
 
 
-def _visible(tx: Transaction, actor: Actor, action: Action, query: Select[Any]) -> Select[Any]:
-    if actor.owner:
-        return query
-    roles = [role.value for role in Role if action in TABLE[role]]
-    grants = select(ROLE_GRANTS.c.workspace_id).where(
-        ROLE_GRANTS.c.team_id == actor.team,
-        ROLE_GRANTS.c.principal.in_([actor.user, *actor.groups]),
-        ROLE_GRANTS.c.role.in_(roles),
-    )
-    granted = set(tx.connection.scalars(grants))
-    return query if None in granted else query.where(WORKSPACES.c.id.in_(granted))
+def _grants(tx: Transaction, team: str | None, workspace: Workspace | None, principals: Iterable[str]) -> list[Held]:
+    """The grants of these principals that count in the workspace, in the order they were given."""
+    named = sorted(set(principals))
+    if not named:
+        return []
+    values = {"team": team, "principals": named, "workspace": workspace.id if workspace else None}
+    found = sorted(tx.connection.execute(_OF_PRINCIPALS, values).all())
+    return [Held(principal, Role(role), workspace_id) for _, principal, role, workspace_id in found]
 
 
-def _grants(tx: Transaction, team: str | None, workspace: Workspace | None, principals: Iterable[str] | None = None) -> list[Held]:
-    """The grants that count in the workspace: of these principals, or of all, in the order they were given."""
-    columns = ROLE_GRANTS.c
-    which: list[ColumnElement[bool]] = [columns.team_id == team]
-    if principals is not None:
-        named = sorted(set(principals))
-        if not named:
-            return []
-        which.append(columns.principal.in_(named))
-    here: list[ColumnElement[bool]] = [columns.workspace_id.is_(None)]
-    if workspace is not None:
-        here.append(columns.workspace_id == workspace.id)
-    query = select(columns.principal, columns.role, columns.workspace_id).where(*which, or_(*here)).order_by(columns.id)
-    return [Held(row.principal, Role(row.role), row.workspace_id) for row in tx.connection.execute(query)]
+def _of_roles(tx: Transaction, team: str | None, workspace: Workspace | None, roles: Sequence[Role]) -> list[tuple[str, str]]:
+    """Who has one of the roles in the workspace, and which."""
+    values = {"team": team, "roles": [role.value for role in roles], "workspace": workspace.id if workspace else None}
+    return [(principal, role) for principal, role in tx.connection.execute(_OF_ROLES, values)]

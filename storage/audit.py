@@ -7,19 +7,20 @@ of the row before it and of itself, and `audit_head` the last of them: a row tha
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, bindparam, select, type_coerce, update
 
 from storage import errands
 from storage.access import Action, Actor, Right, may
 from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, AUDIT_HEAD, OLD_HASHES, AuditEvent, Credential, Workspace, as_row, milliseconds
-from storage.passwords import mask
+from storage.passwords import CROCKFORD, ID_LENGTH, mask
 from storage.refusals import PersonBarred, Refusal
 
 GENESIS = "0" * 64
@@ -255,17 +256,20 @@ def _append(tx: Transaction, what: What, origin: Origin, rows: Sequence[Mapping[
 
 
 FIELDS = [field.name for field in fields(AuditEvent) if field.name != "hash"]
+_AT = FIELDS.index("at")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _fingerprint(event: Mapping[str, Any]) -> str:
     """SHA-256, in hex, of the row's fields and of the row before it."""
     values = [event[field] for field in FIELDS]
-    values[FIELDS.index("at")] = milliseconds(event["at"])
+    values[_AT] = milliseconds(event["at"])
     return _digest(values)
 
 
-def _digest(values: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(values, separators=(",", ":")).encode("ascii")).hexdigest()
+def _digest(values: Sequence[Any]) -> str:
+    """`values`: the fields of a row in their order, its time in milliseconds."""
+    return hashlib.sha256(_encode(values).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -308,18 +312,21 @@ def verify(
             return Verdict(0, broken=since.event, head=end)
         expected, previous = since.event + 1, since.hash
     first = expected
-    columns = [AUDIT_EVENTS.c[field] if field != "at" else AUDIT_EVENTS.c.at for field in FIELDS]
-    id_at, hash_at = FIELDS.index("id"), len(FIELDS)
-    at_at, previous_at = FIELDS.index("at"), FIELDS.index("previous_hash")
+    # Times as they are stored, so that a row's fields are hashed as the database gives them.
+    columns = [type_coerce(AUDIT_EVENTS.c[field], BigInteger) if field == "at" else AUDIT_EVENTS.c[field] for field in FIELDS]
+    id_at, previous_at = FIELDS.index("id"), FIELDS.index("previous_hash")
+    query = (
+        select(*columns, AUDIT_EVENTS.c.hash)
+        .where(AUDIT_EVENTS.c.id >= bindparam("first"), AUDIT_EVENTS.c.id <= end.event)
+        .order_by(AUDIT_EVENTS.c.id)
+        .limit(VERIFY_BATCH)
+    )
     while True:
-        query = select(*columns, AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id >= expected, AUDIT_EVENTS.c.id <= end.event)
-        rows = tx.connection.execute(query.order_by(AUDIT_EVENTS.c.id).limit(VERIFY_BATCH)).all()
-        for row in rows:
-            values = list(row[:hash_at])
-            values[at_at] = milliseconds(values[at_at])
-            if row[id_at] != expected or row[previous_at] != previous or row[hash_at] != _digest(values):
+        rows = tx.connection.execute(query, {"first": expected}).all()
+        for *values, hashed in rows:
+            if values[id_at] != expected or values[previous_at] != previous or hashed != _digest(values):
                 return Verdict(expected - first, broken=expected, head=end)
-            expected, previous = expected + 1, row[hash_at]
+            expected, previous = expected + 1, hashed
         if progress:
             progress(expected - first, end.event - first + 1)
         if len(rows) < VERIFY_BATCH:
@@ -333,19 +340,46 @@ def hash_of(tx: Transaction, event: int) -> str | None:
     return GENESIS if event == 0 else tx.connection.scalar(select(AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id == event))
 
 
+USER = re.compile(r"[UW][A-Z0-9]{2,30}|shell:.*|sweep|errands")
+CREDENTIAL = re.compile(rf"[{CROCKFORD}]{{{ID_LENGTH}}}")
+
+
 def latest(
     tx: Transaction, workspace: Workspace | None, about: str | None = None, before: int | None = None, limit: int = PAGE
 ) -> list[AuditEvent]:
-    """The latest rows, newest first: of the workspace (None: of all), about a username, id or person, older than the row `before`."""
+    """The latest rows, newest first: of the workspace (None: of all), older than the row `before`.
+
+    Args:
+        about: a username, a credential's id, a person, or another subject such as a channel or a slug.
+    """
     query = select(AUDIT_EVENTS).order_by(AUDIT_EVENTS.c.id.desc()).limit(limit)
-    if workspace is not None:
-        query = query.where(AUDIT_EVENTS.c.workspace_id == workspace.id)
-    if about:
-        columns = (AUDIT_EVENTS.c.username, AUDIT_EVENTS.c.credential_id, AUDIT_EVENTS.c.user_id, AUDIT_EVENTS.c.subject)
-        query = query.where(or_(*(column == about for column in columns)))
     if before is not None:
         query = query.where(AUDIT_EVENTS.c.id < before)
-    return [as_row(AuditEvent, row) for row in tx.connection.execute(query)]
+    here = AUDIT_EVENTS.c.workspace_id
+    if not about:
+        query = query if workspace is None else query.where(here == workspace.id)
+        return [as_row(AuditEvent, row) for row in tx.connection.execute(query)]
+    # One column at a time: of each, an index has the rows in their order.
+    found: dict[int, AuditEvent] = {}
+    for column in _asked(about):
+        about_it = query.where(column == about)
+        if workspace is not None:
+            # The sum keeps a database from walking through all rows of the workspace instead; only persons have an index of both.
+            about_it = about_it.where((here if column is AUDIT_EVENTS.c.user_id else here + 0) == workspace.id)
+        found |= {row.id: as_row(AuditEvent, row) for row in tx.connection.execute(about_it)}
+    return sorted(found.values(), key=lambda event: -event.id)[:limit]
+
+
+def _asked(about: str) -> list[ColumnElement[Any]]:
+    """The columns in which a word of this shape can stand."""
+    columns: list[ColumnElement[Any]] = [AUDIT_EVENTS.c.subject]
+    if about.startswith("smtp-"):
+        columns.append(AUDIT_EVENTS.c.username)
+    elif CREDENTIAL.fullmatch(about):
+        columns.append(AUDIT_EVENTS.c.credential_id)
+    elif USER.fullmatch(about):
+        columns.append(AUDIT_EVENTS.c.user_id)
+    return columns
 
 
 def of_reference(tx: Transaction, user: str, reference: str, within: int = 1000) -> list[AuditEvent]:

@@ -12,7 +12,19 @@ from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
 from storage.journal import digest
-from storage.models import AUDIT_EVENTS, CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, AuditEvent, Credential, State, Workspace, as_row
+from storage.models import (
+    AUDIT_EVENTS,
+    CREDENTIALS,
+    LIVE,
+    NEXT_NUMBER,
+    NOT_DELETED,
+    WORKSPACES,
+    AuditEvent,
+    Credential,
+    State,
+    Workspace,
+    as_row,
+)
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
@@ -96,6 +108,7 @@ def create_pending(
             "expires_at": expires_at,
             "remind_at": next_reminder(expires_at, tx.now),
             "device": device,
+            "number": NEXT_NUMBER,
         }
         row = tx.connection.execute(insert(CREDENTIALS).values(**values).returning(CREDENTIALS)).one()
         current.credential = credential = as_row(Credential, row)
@@ -234,7 +247,7 @@ def delete_some(tx: Transaction, origin: Origin, workspace_id: int, reason: str 
         workspace = by_id(tx, workspace_id)
         current.workspace = workspace
         live = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE))
-        living = rows(tx, live.order_by(CREDENTIALS.c.created_at, CREDENTIALS.c.id).limit(DELETED_AT_ONCE))
+        living = rows(tx, live.order_by(CREDENTIALS.c.number).limit(DELETED_AT_ONCE))
         current.void = not living
         if living:
             current.credentials = _end_all(tx, living, origin.actor.user)

@@ -13,7 +13,7 @@ from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.credentials import PENDING_LIFETIME, SWEEP_BATCH, about, already_deleted, get, next_reminder, rows, save
 from storage.database import Transaction
-from storage.models import CREDENTIALS, LIVE, Credential, State, Workspace, milliseconds
+from storage.models import CREDENTIALS, LIVE, Credential, Listed, State, Workspace, milliseconds
 from storage.refusals import (
     ChannelNotMapped,
     ExpiryInvalid,
@@ -38,12 +38,12 @@ def rotation_mark(credential: Credential) -> int | None:
     return milliseconds(credential.rotated_at) if credential.rotated_at else None
 
 
-def has_old_password(credential: Credential, now: datetime) -> bool:
+def has_old_password(credential: Credential | Listed, now: datetime) -> bool:
     """Whether the password before the rotation still works."""
-    return credential.previous_hash is not None and credential.previous_until is not None and credential.previous_until > now
+    return credential.previous_until is not None and credential.previous_until > now
 
 
-def has_expired(credential: Credential, now: datetime) -> bool:
+def has_expired(credential: Credential | Listed, now: datetime) -> bool:
     return credential.expires_at is not None and credential.expires_at <= now
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from storage.audit import What
 from storage.database import Transaction
@@ -31,10 +31,10 @@ class Proof:
 
 def proof(tx: Transaction, username: str, what: What) -> Proof:
     """Whether the mail servers have seen the last change of this kind to the credential with this username."""
-    change = select(func.max(AUDIT_EVENTS.c.id)).where(
+    change = select(AUDIT_EVENTS.c.id).where(
         AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
     )
-    event = tx.connection.scalar(change) or 0
+    event = tx.connection.scalar(change.order_by(AUDIT_EVENTS.c.id.desc()).limit(1)) or 0
     servers = living(tx)
     seen = [one.seen_at for one in servers if one.seen_event >= event]
     waiting = [one.name for one in servers if one.seen_event < event]

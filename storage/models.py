@@ -158,6 +158,7 @@ WORKSPACES = Table(
     Column("most_live", Integer),
     Column("webhook_url", Text),
     Column("webhook_secret", Text),
+    Index("workspaces_name", "name", "id", "slug"),
 )
 
 
@@ -213,7 +214,7 @@ ROLE_GRANTS = Table(
     Column("granted_by", Text, nullable=False),
     Index("role_grants_one", "team_id", "principal", "workspace_id", unique=True),
     Index("role_grants_everywhere", "team_id", "principal", unique=True, **_partial("workspace_id IS NULL")),
-    Index("role_grants_workspace", "team_id", "workspace_id"),
+    Index("role_grants_workspace", "workspace_id", "team_id", "role", "principal"),
 )
 
 
@@ -281,7 +282,32 @@ class Credential:
     """When its owner last said that it is needed although nothing uses it."""
     warned_at: datetime | None
     """When its workspace was last warned that it sends more than it may or than usual."""
+    number: int
+    """Counts up in the order of creation; lists are sorted by it, and the index of words knows the row by it."""
 
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A credential as far as a list shows it: never its hash. Its fields are columns of the same name."""
+
+    id: str
+    name: str
+    username: str
+    state: str
+    suspended_at: datetime | None
+    suspended_by: str | None
+    delete_at: datetime | None
+    previous_until: datetime | None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    last_used_from: str | None
+    last_used_service: str | None
+
+
+NEXT_NUMBER = text("(SELECT coalesce(max(number), 0) + 1 FROM credentials WHERE number > 0)")
+"""The `number` of a row that is being added; nothing else is added at the same time."""
 
 CREDENTIALS = Table(
     "credentials",
@@ -330,9 +356,12 @@ CREDENTIALS = Table(
     Column("first_used_at", UtcTime),
     Column("kept_at", UtcTime),
     Column("warned_at", UtcTime),
+    Column("number", BigInteger, nullable=False, server_default=text("0")),
+    # Partial, so that PostgreSQL never reads a list along it, which would lead through the rows of all other workspaces.
+    Index("credentials_number", "number", unique=True, **_partial("number > 0")),
     Index("credentials_live_name", "workspace_id", "name_key", unique=True, **_partial(NOT_DELETED)),
     # Lists page along it; it holds all that a search by words reads, so that a search touches no table row.
-    Index("credentials_list", "workspace_id", "created_at", "id", "name_key", "username", **_partial(LIVE)),
+    Index("credentials_list", "workspace_id", "number", "name_key", "id", **_partial(LIVE)),
     Index("credentials_pending", "created_at", **_partial("state = 'pending'")),
     Index("credentials_skeleton", "workspace_id", "name_skeleton", **_partial(NOT_DELETED)),
     Index("credentials_owner", "owner", **_partial(LIVE)),
@@ -446,6 +475,8 @@ AUDIT_EVENTS = Table(
     Index("audit_events_username", "username", "id"),
     Index("audit_events_user", "user_id", "id"),
     Index("audit_events_credential", "credential_id", "id"),
+    Index("audit_events_workspace_user", "workspace_id", "user_id", "id"),
+    Index("audit_events_subject", "subject", "id", **_partial("subject IS NOT NULL")),
 )
 
 AUDIT_HEAD = Table(
@@ -672,6 +703,7 @@ REVIVED = Table(
     Column("key", String(64), primary_key=True),
     Column("credential_id", String(8)),
 )
+LISTED = [CREDENTIALS.c[field.name] for field in dataclasses.fields(Listed)]
 
 ROWS: dict[type, Table] = {
     Installation: INSTALLATIONS,

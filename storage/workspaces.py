@@ -1,6 +1,6 @@
 """Workspaces and the Slack channels mapped to them."""
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import posted
@@ -10,6 +10,10 @@ from storage.database import Transaction
 from storage.models import CHANNEL_MAPPINGS, INSTALLATIONS, WORKSPACES, ChannelMapping, Installation, Workspace, as_row
 from storage.names import clean_name, clean_slug
 from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchWorkspace, NotSuspended, SlugTaken, WorkspaceSuspended
+
+_IN_CHANNEL = (CHANNEL_MAPPINGS.c.team_id == bindparam("team"), CHANNEL_MAPPINGS.c.channel_id == bindparam("channel"))
+_BY_ID = select(WORKSPACES).where(WORKSPACES.c.id == bindparam("workspace"))
+_OF_CHANNEL = select(WORKSPACES, CHANNEL_MAPPINGS.c.paused).join_from(WORKSPACES, CHANNEL_MAPPINGS).where(*_IN_CHANNEL)
 
 
 def add(tx: Transaction, origin: Origin, slug: str, name: str | None = None) -> Workspace:
@@ -54,7 +58,7 @@ def named(tx: Transaction, slug: str) -> Workspace:
 
 def by_id(tx: Transaction, workspace_id: int) -> Workspace:
     """Raises NoSuchWorkspace."""
-    row = tx.connection.execute(select(WORKSPACES).where(WORKSPACES.c.id == workspace_id)).one_or_none()
+    row = tx.connection.execute(_BY_ID, {"workspace": workspace_id}).one_or_none()
     if row is None:
         raise NoSuchWorkspace
     return as_row(Workspace, row)
@@ -78,8 +82,7 @@ def of_channel(tx: Transaction, team: str | None, channel: str | None) -> Worksp
     """
     if not team or not channel:
         raise ChannelNotMapped
-    query = select(WORKSPACES, CHANNEL_MAPPINGS.c.paused).join_from(WORKSPACES, CHANNEL_MAPPINGS)
-    row = tx.connection.execute(query.where(CHANNEL_MAPPINGS.c.team_id == team, CHANNEL_MAPPINGS.c.channel_id == channel)).one_or_none()
+    row = tx.connection.execute(_OF_CHANNEL, {"team": team, "channel": channel}).one_or_none()
     if row is None:
         raise ChannelNotMapped
     if row[-1]:
@@ -97,6 +100,14 @@ def mapped(tx: Transaction, team: str, channel: str) -> Workspace | None:
     """The workspace that the channel is mapped to, also while that is paused."""
     found = mapping(tx, team, channel)
     return by_id(tx, found.workspace_id) if found else None
+
+
+def connected(tx: Transaction, workspace_id: int) -> bool:
+    """Whether a channel is mapped to it that is not paused."""
+    query = select(CHANNEL_MAPPINGS.c.channel_id).where(
+        CHANNEL_MAPPINGS.c.workspace_id == workspace_id, CHANNEL_MAPPINGS.c.paused.is_(False)
+    )
+    return tx.connection.execute(query.limit(1)).first() is not None
 
 
 def channels_of(tx: Transaction, workspace_id: int) -> list[ChannelMapping]:

@@ -46,8 +46,13 @@ async def passdb(db: Database) -> list[Any]:
 
 
 async def test_migrations_make_exactly_the_tables_of_the_models(db: Database) -> None:
+    def is_compared(_item: object, name: str | None, *_more: object) -> bool:
+        """The index of words is made differently on each database."""
+        return not (name or "").startswith(("credential_words", "credentials_words"))
+
     def differences(tx: Transaction) -> list[Any]:
-        return list(compare_metadata(MigrationContext.configure(tx.connection), METADATA))
+        opts = {"include_object": is_compared}
+        return list(compare_metadata(MigrationContext.configure(tx.connection, opts=opts), METADATA))
 
     assert await db.schema() is Schema.CURRENT
     assert await db.read(differences) == []
