@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 from bot import alarm, notices, past
 from bot.blocks import Block
 from bot.door import describe
+from bot.door import notice as notice_view
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Posted, Refused, Reply
 from storage import audit, credentials, errands, leaks, listing, posted, replay, workspaces
@@ -375,12 +376,24 @@ async def first_use(services: Services, errand: Errand) -> Result:
 
 async def ended(services: Services, errand: Errand) -> Result:
     about = await services.db.read(_about, errand)
-    return await _tell(services, errand, notices.discarded(about.credentials[0], about.events[0], errand.channel_id or ""))
+    credential, event = about.credentials[0], about.events[0]
+    rows = notices.discarded(credential, event, errand.channel_id or "")
+    await _end_modal(services, event, credential.request_key, rows, "Credential not created")
+    return await _tell(services, errand, rows)
 
 
 async def not_rotated(services: Services, errand: Errand) -> Result:
     about = await services.db.read(_about, errand)
-    return await _tell(services, errand, notices.not_rotated(about.credentials[0], about.events[0], errand.channel_id or ""))
+    credential, event = about.credentials[0], about.events[0]
+    rows = notices.not_rotated(credential, event, errand.channel_id or "")
+    await _end_modal(services, event, credential.rotation_key, rows, "Password not changed")
+    return await _tell(services, errand, rows)
+
+
+async def _end_modal(services: Services, event: AuditEvent, key: str | None, rows: list[Block], title: str) -> None:
+    """The modal of a request that a crash interrupted does not go on saying that it is being worked on. `key`: Slack team and view id."""
+    if event.surface == Surface.SWEEP and key:
+        await services.slack.update_view(key.partition(":")[2], notice_view(rows, title))
 
 
 async def outcome(services: Services, errand: Errand) -> Result:

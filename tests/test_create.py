@@ -242,6 +242,17 @@ async def test_what_a_crash_left_pending_is_swept_and_its_requester_told(play: S
     assert [event.outcome for event in await play.events(action="discard")].count("done") == 1
 
 
+async def test_the_modal_of_what_a_crash_interrupted_does_not_wait_for_ever(play: Stage) -> None:
+    await play.wanda.types(play.mail, "/smtp create Relay")
+    modal = await play.wanda.sees_modal("New SMTP credential")
+    team = play.slack.world.team.id
+    wanda = Origin(Actor(play.wanda.id, team), Surface.MODAL, "ref", play.mail.id)
+    await play.db.change(credentials.create_pending, wanda, play.mail.id, "Relay", f"{team}:{modal.id}")
+    play.clock.passes(minutes=6)
+    await sweep.once(play.bot.services)
+    await play.wanda.sees_modal("I was interrupted while creating the SMTP credential Relay")
+
+
 async def test_a_role_that_is_removed_while_the_modal_is_open_stops_it(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees_modal("New SMTP credential")
