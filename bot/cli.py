@@ -158,6 +158,7 @@ def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes th
                 when_away=WhenAway(read.policy_when_away),
                 argon2=(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism),
                 workers=workers,
+                release=release(),
             )
         )
     except sockets.ListenError as error:

@@ -54,6 +54,8 @@ class AuthdConfig:
     argon2: tuple[int, int, int] = (19456, 2, 1)
     """Memory in KiB, time cost, parallelism."""
     workers: int = 1
+    release: str | None = None
+    """Of this program."""
 
 
 def connection_limit() -> int:
@@ -287,7 +289,7 @@ class PolicyConnection(Connection):
         if not request.username:
             return policy.DUNNO
         try:
-            return policy.DUNNO if await self.server.verifier.may_go_on(request.username) else policy.STOP
+            return await self.server.verifier.gate.decide(request)
         except Exception as error:
             self.server.complain("cannot answer a policy request", error=type(error).__name__)
             return policy.LATER if self.server.config.when_away is WhenAway.DEFER else policy.DUNNO
@@ -317,6 +319,8 @@ class Server:
 
     async def start(self, auth: Iterable[socket.socket], policies: Iterable[socket.socket] = ()) -> None:
         loop = asyncio.get_running_loop()
+        policies = list(policies)
+        self.verifier.ends_sessions = bool(policies)
         self._flushing = asyncio.create_task(self.verifier.keep_flushing(self._alive))
         pairs: list[tuple[Iterable[socket.socket], Callable[[], Connection]]] = [
             (auth, lambda: AuthConnection(self)),

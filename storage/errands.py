@@ -23,6 +23,8 @@ LONGEST_WAIT = timedelta(seconds=30)  # so that nothing stays open for a minute 
 GIVEN_UP_AFTER = timedelta(days=1)
 KEPT = timedelta(days=7)
 CHANNELS_TOLD = 10
+BURST = "burst"
+"""Why a warning of what a credential sends is owed, when no limit of its own is."""
 
 
 class Kind(StrEnum):
@@ -44,6 +46,8 @@ class Kind(StrEnum):
     """Tells whoever ordered that that it is done."""
     SETTLE = "settle"
     """Draws messages about a credential anew."""
+    LIMIT = "limit"
+    """Tells a workspace's channels that a credential sends more than it may, or than usual."""
 
 
 def owe(tx: Transaction, changed: "Changed") -> None:
@@ -76,6 +80,11 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             add(tx, Kind.ENDED, **about, person=credential.created_by, channel_id=credential.created_in)
         case What.CANCEL_ROTATION if credential:
             add(tx, Kind.NOT_ROTATED, **about, person=credential.rotation_by, channel_id=credential.rotation_in)
+
+
+def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why: str) -> None:
+    """Owes the workspace's channels a warning. `why`: the limit that was reached, such as `messages_hour`, or `BURST`."""
+    _notify(tx, workspace_id, {"credential_id": credential_id, "workspace_id": workspace_id, "ids": (why,)}, Kind.LIMIT)
 
 
 def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE) -> None:

@@ -280,7 +280,7 @@ class Credential:
     kept_at: datetime | None
     """When its owner last said that it is needed although nothing uses it."""
     warned_at: datetime | None
-    """When its workspace was last warned that it sends more than it may or than usual."""
+    """When it last sent more than it may or than usual; its channels were told when that began."""
 
 
 CREDENTIALS = Table(
@@ -368,6 +368,8 @@ class MailServer:
     clock_skew: int | None
     """Milliseconds that its clock is ahead of the database's."""
     release: str | None
+    ends_sessions: bool
+    """Mail servers can ask it whether an open session may go on."""
 
 
 MAIL_SERVERS = Table(
@@ -382,6 +384,7 @@ MAIL_SERVERS = Table(
     Column("known_at", UtcTime),
     Column("clock_skew", Integer),
     Column("release", Text),
+    Column("ends_sessions", Boolean, nullable=False, server_default=text("false")),
 )
 
 
