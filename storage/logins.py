@@ -144,8 +144,9 @@ def look_up(tx: Transaction, usernames: Iterable[str]) -> dict[str, Known]:
     """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out."""
     found = {}
     for row in tx.connection.execute(_QUERY[tx.sqlite], {"usernames": list(usernames)}):
-        columns = tuple(row)
-        found[row.username] = Known(*columns[:-1], now=columns[-1] or tx.now)
+        columns: list[Any] = list(row)
+        columns[-1] = columns[-1] or tx.now
+        found[row.username] = Known(*columns)
     limited = {one.id: one for one in found.values() if one.limited}
     if limited:
         for credential_id, sums in sent(tx, list(limited), max(one.now for one in limited.values())).items():
@@ -308,7 +309,7 @@ def beat(
     }
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
     same = MAIL_SERVERS.c.seen_event == values.excluded.seen_event
-    again = fresh | {"known_at": case((same, func.coalesce(MAIL_SERVERS.c.known_at, values.excluded.known_at)), else_=now)}
+    again = fresh | {"known_at": case((same, func.coalesce(MAIL_SERVERS.c.known_at, values.excluded.known_at)), else_=values.excluded.known_at)}
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=again))
 
 
