@@ -17,12 +17,13 @@ from bot.blocks import Block
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, Reply
-from storage import audit, credentials, errands, listing, workspaces
+from storage import audit, credentials, errands, listing, mail_servers, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
 from storage.errands import Kind
-from storage.models import AuditEvent, Credential, Errand, Workspace
+from storage.mail_servers import Traffic
+from storage.models import AuditEvent, Credential, Errand, State, Workspace
 from storage.refusals import NoSuchCredential, NoSuchWorkspace
 
 BATCH = 20
@@ -242,6 +243,21 @@ async def remind(services: Services, errand: Errand) -> Result:
     return _told(await services.slack.post_message(errand.channel_id or "", notices.message(rows)), Done)
 
 
+async def sends_much(services: Services, errand: Errand) -> Result:
+    credential, workspace, traffic = await services.db.read(_sending, errand.credential_id or "")
+    why = errand.ids[0] if errand.ids else errands.BURST
+    if credential.state != State.ACTIVE or (why == errands.BURST and not services.settings.bot_burst_warning):
+        return Done("nothing to tell")
+    channel = errand.channel_id or ""
+    rows = notices.sends_much(credential, workspace, traffic, why, channel)
+    return _told(await services.slack.post_message(channel, notices.message(rows)), Done)
+
+
+def _sending(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace, Traffic]:
+    credential, workspace = credentials.get(tx, credential_id)
+    return credential, workspace, mail_servers.traffic(tx, [credential.id])[credential.id]
+
+
 async def revoke_all(services: Services, errand: Errand) -> Result:
     """Deletes the workspace's credentials in batches; a restart goes on where it was."""
     about = await services.db.read(_about, errand)
@@ -271,4 +287,5 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.REMIND: remind,
     Kind.REVOKE_ALL: revoke_all,
     Kind.REVOKED_ALL: revoked_all,
+    Kind.LIMIT: sends_much,
 }

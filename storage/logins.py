@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, case, cast, delete, func, literal, or_, select, type_coerce, update
+from sqlalchemy import BigInteger, and_, bindparam, case, cast, delete, func, literal, or_, select, type_coerce, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import errands
@@ -309,7 +309,9 @@ def beat(
     }
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
     same = MAIL_SERVERS.c.seen_event == values.excluded.seen_event
-    again = fresh | {"known_at": case((same, func.coalesce(MAIL_SERVERS.c.known_at, values.excluded.known_at)), else_=values.excluded.known_at)}
+    again = fresh | {
+        "known_at": case((same, func.coalesce(MAIL_SERVERS.c.known_at, values.excluded.known_at)), else_=values.excluded.known_at)
+    }
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=again))
 
 
