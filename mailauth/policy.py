@@ -10,7 +10,8 @@ from enum import StrEnum
 MAX_LINE = 8192  # bytes
 MAX_REQUEST = 65536  # bytes
 MAX_QUEUED = 64  # requests of one connection that wait for an answer; the next wait unread
-NUMBER_MAX = 10**12  # what is above counts as this
+RECIPIENTS_MAX = 100_000  # of a message; what is above counts as this
+SIZE_MAX = 10**12  # bytes
 END = "END-OF-MESSAGE"
 
 
@@ -119,8 +120,8 @@ class PolicyReader:
             _text(given(b"client_address", b"")),
             _text(given(b"client_port", b"")),
             _text(given(b"instance", b"")),
-            _number(given(b"recipient_count", b"")),
-            _number(given(b"size", b"")),
+            _number(given(b"recipient_count", b""), RECIPIENTS_MAX),
+            _number(given(b"size", b""), SIZE_MAX),
         )
 
 
@@ -135,6 +136,6 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _number(value: bytes) -> int:
+def _number(value: bytes, most: int) -> int:
     """0 for what is none."""
-    return min(int(value[:20]), NUMBER_MAX) if value.isdigit() else 0
+    return min(int(value[:20]), most) if value.isdigit() else 0

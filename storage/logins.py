@@ -308,10 +308,9 @@ def beat(
         "ends_sessions": ends_sessions,
     }
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
-    same = MAIL_SERVERS.c.seen_event == values.excluded.seen_event
-    again = fresh | {
-        "known_at": case((same, func.coalesce(MAIL_SERVERS.c.known_at, values.excluded.known_at)), else_=values.excluded.known_at)
-    }
+    known_at = MAIL_SERVERS.c.known_at
+    knew = and_(MAIL_SERVERS.c.seen_event == values.excluded.seen_event, known_at.is_not(None))
+    again = fresh | {"known_at": case((knew, known_at), else_=values.excluded.known_at)}
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=again))
 
 

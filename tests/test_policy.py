@@ -34,7 +34,7 @@ def asks(made: Made, state: str = "MAIL", sender: str | None = "app@acme.example
 
 
 def message(made: Made, instance: str, recipients: int = 1, **more: str | int) -> dict[str, str]:
-    return asks(made, "END-OF-MESSAGE", instance=instance, recipient_count=recipients, size=1000, **more)
+    return asks(made, "END-OF-MESSAGE", **({"instance": instance, "recipient_count": recipients, "size": 1000} | more))  # type: ignore[arg-type]
 
 
 async def set_domains(db: Database, *domains: str) -> None:
@@ -119,8 +119,6 @@ BROKEN_DOMAINS = [
 
 @pytest.mark.parametrize("domain", BROKEN_DOMAINS)
 async def test_a_domain_that_cannot_be_read_lets_nobody_send(store: Database, authd: Running, domain: str) -> None:
-    if domain == "\x00" and not store.sqlite:
-        pytest.skip("PostgreSQL keeps no such text")
     made = await make(store)
     await set_domains(store, domain)
     given = [asks(made, sender=f"boss@{domain}"), asks(made, sender="boss@acme.example"), asks(made, sender="")]
@@ -132,8 +130,8 @@ async def test_a_domain_that_cannot_be_read_lets_nobody_send(store: Database, au
 
 NETWORKS: dict[str, list[str]] = {
     "192.0.2.0/24": ["192.0.2.7", "::ffff:192.0.2.7"],
-    "::ffff:192.0.2.0/120": ["192.0.2.7"],
-    "192.0.2.7": ["192.0.2.7"],
+    "::ffff:192.0.2.0/120": ["192.0.2.7", "::ffff:192.0.2.7"],
+    "192.0.2.7": ["192.0.2.7", "::ffff:192.0.2.7"],
     "2001:db8::/32": ["2001:db8::1", "2001:db8::1%eth0"],
     "192.0.2.0/33": [],
     "192.0.2.7/24": [],
@@ -425,13 +423,13 @@ async def test_the_channel_is_told_once_of_each_time_above_a_limit_and_can_suspe
         play.clock.passes(minutes=50)
     told = await play.rex.sees("has reached its limit of messages an hour (10)")
     assert "4 messages to 5 recipients in the last hour, from 203.0.113.5" in play.rex.read(told)
-    assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 2, "one for each channel of the workspace"
+    assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 3, "one for each channel of the workspace"
     await play.rex.presses("Suspend…", told)
     await play.rex.sees_modal("Suspend credential?")
     await play.rex.closes()
     play.clock.passes(minutes=61)
     await note_sent(play, 1, 1, over="messages_hour")
-    assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 4
+    assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 6
 
 
 async def test_ten_times_the_usual_in_an_hour_is_told(play: Stage) -> None:
