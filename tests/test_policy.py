@@ -1,13 +1,14 @@
 """What `authd` answers about open sessions: who may send as whom, from where, how much; and what it writes down of it."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import structlog
 from sqlalchemy import update
 
+from bot import impact
 from mailauth.ledger import Ledger
 from mailauth.policy import PolicyReader
 from mailauth.sessions import SIZE, Sessions, shared_memory
@@ -448,3 +449,27 @@ async def test_ten_times_the_usual_in_an_hour_is_told(play: Stage) -> None:
     await raw.sql(play.db, update(CREDENTIALS).values(last_used_at=play.clock()))
     await play.rita.types(play.mail, "/smtp whois " + (await play.credentials())[0].username)
     await play.rita.sees("It sent 251 messages to 300 recipients in the last hour")
+
+
+SILENT = mail_servers.Silent("mx1:3102", datetime(2026, 11, 26, 22, 43, 10, tzinfo=UTC))
+AT = SILENT.since
+OPEN = "Sessions that are open already go on until they end."
+PROOFS = {
+    "Refused by 2 of 2 mail server processes since 22:43:10 UTC.": mail_servers.Proof(2, [], AT, AT, ends_sessions=True),
+    "Refused by 2 of 2 mail server processes since 22:43:10 UTC. mx1:3102 has not been heard of since 22:43:10 UTC.": mail_servers.Proof(
+        2, [], AT, AT, [SILENT], ends_sessions=True
+    ),
+    "Refused by 1 of 1 mail server processes since 22:43:10 UTC. The clock of mx2:7 is 61 s behind.": mail_servers.Proof(
+        1, [], AT, AT, skewed=[("mx2:7", -61_500)], ends_sessions=True
+    ),
+    f"Refused by 1 of 1 mail server processes since 22:43:10 UTC. {OPEN}": mail_servers.Proof(1, [], AT, AT),
+    f"Mail servers that read the store refuse it from now on. {OPEN}": mail_servers.Proof(0, [], None, None),
+    f"No mail server process confirms it now. mx1:3102 has not been heard of since 22:43:10 UTC. {OPEN}": mail_servers.Proof(
+        0, [], None, None, [SILENT]
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", PROOFS)
+def test_the_proof_says_what_it_knows(sentence: str) -> None:
+    assert impact.proof_sentence(PROOFS[sentence]) == sentence
