@@ -177,6 +177,7 @@ def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes th
                 argon2=(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism),
                 workers=workers,
                 journal=read.journal,
+                release=release(),
             )
         )
     except sockets.ListenError as error:

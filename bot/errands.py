@@ -19,13 +19,14 @@ from bot.door import describe
 from bot.door import notice as notice_view
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Posted, Refused, Reply
-from storage import audit, credentials, errands, leaks, listing, posted, replay, workspaces
+from storage import audit, credentials, errands, leaks, listing, mail_servers, posted, replay, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
 from storage.errands import Kind
 from storage.leaks import Leak
-from storage.models import AuditEvent, Credential, Errand, PostedMessage, Workspace
+from storage.mail_servers import Traffic
+from storage.models import AuditEvent, Credential, Errand, PostedMessage, State, Workspace
 from storage.refusals import NoSuchCredential, NoSuchWorkspace
 
 BATCH = 20
@@ -419,6 +420,21 @@ async def remind(services: Services, errand: Errand) -> Result:
     return _told(await services.slack.post_message(errand.channel_id or "", notices.message(rows)), Done)
 
 
+async def sends_much(services: Services, errand: Errand) -> Result:
+    credential, workspace, traffic = await services.db.read(_sending, errand.credential_id or "")
+    why = errand.ids[0] if errand.ids else errands.BURST
+    if credential.state != State.ACTIVE or (why == errands.BURST and not services.settings.bot_burst_warning):
+        return Done("nothing to tell")
+    channel = errand.channel_id or ""
+    rows = notices.sends_much(credential, workspace, traffic, why, channel)
+    return _told(await services.slack.post_message(channel, notices.message(rows)), Done)
+
+
+def _sending(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace, Traffic]:
+    credential, workspace = credentials.get(tx, credential_id)
+    return credential, workspace, mail_servers.traffic(tx, [credential.id])[credential.id]
+
+
 async def revoke_all(services: Services, errand: Errand) -> Result:
     """Deletes the workspace's credentials in batches; a restart goes on where it was."""
     about = await services.db.read(_about, errand)
@@ -460,4 +476,5 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.ALARM: raise_alarm,
     Kind.WARN: warn,
     Kind.FIRST_USE: first_use,
+    Kind.LIMIT: sends_much,
 }

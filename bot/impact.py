@@ -51,7 +51,9 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     if last is None or last <= now - timedelta(days=unused_days):
         since = credential.created_at if last is None else last
         return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Not used yet."
-    counted = f"{traffic.hour} log-in{'' if traffic.hour == 1 else 's'} in the last hour, {traffic.day} in the last day."
+    counted = f"{_number(traffic.hour, 'log-in')} in the last hour, {traffic.day} in the last day."
+    if (sending := sent(credential, traffic)) is not None:
+        counted += f" It sent {sending}."
     if now - last < JUST_USED:
         minutes = max(int((now - last).total_seconds() // 60), 0)
         ago = "just now" if minutes == 0 else "a minute ago" if minutes == 1 else f"{minutes} minutes ago"
@@ -59,8 +61,42 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     return counted
 
 
+def sent(credential: Credential, traffic: Traffic) -> str | None:
+    """Such as "412 messages to 390 recipients in the last hour, from 203.0.113.5"; None when it sent nothing for a day."""
+    if not traffic.messages_day:
+        return None
+    an_hour = traffic.messages_hour > 0
+    messages, recipients = (traffic.messages_hour, traffic.recipients_hour) if an_hour else (traffic.messages_day, traffic.recipients_day)
+    told = f"{_number(messages, 'message')} to {_number(recipients, 'recipient')} in the last {'hour' if an_hour else 'day'}"
+    return told + (f", from {credential.last_used_from}" if credential.last_used_from else "")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def proof_remarks(proof: Proof) -> list[Piece]:
+    """What else is to be known of the mail servers; empty when nothing is."""
+    said: list[Piece] = []
+    for one in proof.silent[:NAMED]:
+        said += [f" {one.name} has not been heard of since ", clock_time(one.since), "."]
+    if len(proof.silent) > NAMED:
+        said.append(f" Nor have {len(proof.silent) - NAMED} more.")
+    for name, milliseconds in proof.skewed[:NAMED]:
+        said.append(f" The clock of {name} is {abs(milliseconds) // 1000} s {'ahead' if milliseconds > 0 else 'behind'}.")
+    if not proof.ends_sessions:
+        said.append(" Sessions that are open already go on until they end.")
+    return said
+
+
 def proof_pieces(proof: Proof) -> list[Piece]:
     """What the mail servers say about it."""
+    return [*_confirmed(proof), *proof_remarks(proof)]
+
+
+def _confirmed(proof: Proof) -> list[Piece]:
+    if proof.total == 0 and proof.silent:
+        return ["No mail server confirms it now."]
     if proof.total == 0:
         return ["Mail servers refuse it from the next log-in on."]
     servers = "mail server" if proof.total == 1 else "mail servers"

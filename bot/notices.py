@@ -7,17 +7,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from bot import texts
+from bot import impact, texts
 from bot.blocks import Block, Piece, actions, bold, button, code, flat_blocks, foot, line, lines, principal, when
 from bot.codec import OnCredential
 from bot.new_password import what_to_do
-from bot.suspend import OPEN_RESUME
+from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
 from storage.audit import Surface, What
 from storage.credentials import Suspension
+from storage.errands import BURST
 from storage.lifecycle import has_expired
+from storage.mail_servers import Traffic
 from storage.models import AuditEvent, Credential, Workspace
 
 NAMED_MAX = 20  # credentials in one message
+LIMITS = {
+    "messages_hour": "its limit of messages an hour",
+    "messages_day": "its limit of messages a day",
+    "recipients_hour": "its limit of recipients an hour",
+    "recipients_day": "its limit of recipients a day",
+}
 
 
 def message(rows: list[Block], *feet: str) -> dict[str, Any]:
@@ -182,6 +190,21 @@ def first_use(credential: Credential, remote: str | None) -> list[Block]:
     whence: list[Piece] = [", from ", code(remote)] if remote else []
     at: list[Piece] = [" (", when(credential.first_used_at), ")"] if credential.first_used_at else []
     return [line(bold(credential.name), " logged in for the first time", *whence, *at, ".")]
+
+
+def sends_much(credential: Credential, workspace: Workspace, traffic: Traffic, why: str, channel: str) -> list[Block]:
+    """For the workspace's channels. `why`: the limit that was reached, or `BURST`."""
+    about: list[Piece] = ["The SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name)]
+    if why == BURST:
+        rows = [line(*about, " sends ten times as much as usual.")]
+        then = "If nobody knows why, its password may have leaked: suspend it and find out."
+    else:
+        rows = [line(*about, " has reached ", LIMITS.get(why, "a limit"), f" ({getattr(credential, why, None)}).")]
+        then = "What is above it is put off, not lost, and goes on by itself. If nobody knows why it sends so much, suspend it."
+    if (sending := impact.sent(credential, traffic)) is not None:
+        rows.append(line(f"It sent {sending}."))
+    value = OnCredential(credential=credential.id, channel=channel).encode()
+    return [*rows, line(then), actions(button("Suspend…", OPEN_SUSPEND, value))]
 
 
 def revoked_all(workspace: Workspace, count: str) -> list[Block]:

@@ -15,17 +15,16 @@ class LookUps:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._asked: dict[str, asyncio.Future[Known | None]] = {}
+        self._asked: dict[str, list[asyncio.Future[Known | None]]] = {}
         self._working: asyncio.Task[None] | None = None
 
     async def __call__(self, username: str) -> Known | None:
         """The credential, as it is after this was called. Raises what the database raises."""
-        found = self._asked.get(username)
-        if found is None:
-            found = self._asked[username] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Known | None] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(username, []).append(answer)
         if self._working is None:
             self._working = asyncio.create_task(self._work())
-        return await asyncio.shield(found)
+        return await answer
 
     async def _work(self) -> None:
         try:
@@ -37,14 +36,15 @@ class LookUps:
                     async with asyncio.timeout(TIMEOUT):
                         known = await self._read(list(batch))
                 except Exception as error:
-                    for future in batch.values():
-                        if not future.cancelled():
-                            future.set_exception(error)
-                            future.exception()  # somebody who hung up does not ask for it
+                    for answers in batch.values():
+                        for answer in answers:
+                            if not answer.done():  # otherwise whoever asked hung up
+                                answer.set_exception(error)
                 else:
-                    for username, future in batch.items():
-                        if not future.cancelled():
-                            future.set_result(known.get(username))
+                    for username, answers in batch.items():
+                        for answer in answers:
+                            if not answer.done():
+                                answer.set_result(known.get(username))
         finally:
             self._working = None
 

@@ -4,6 +4,8 @@ import os
 import socket
 import time
 
+PATIENCE = 1.0  # seconds that the service manager may take to make room for a word
+
 
 def notify(*words: str) -> None:
     """Sends assignments such as `READY=1`; a service manager that cannot be reached changes nothing for us."""
@@ -12,7 +14,7 @@ def notify(*words: str) -> None:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.setblocking(False)
+            sender.settimeout(PATIENCE)  # a queue of ten datagrams (net.unix.max_dgram_qlen) may be full for a moment
             sender.sendto("\n".join(words).encode(), "\0" + address[1:] if address.startswith("@") else address)
     except OSError:
         return

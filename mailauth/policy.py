@@ -1,4 +1,4 @@
-"""Postfix's policy delegation protocol (SMTPD_POLICY_README): ends the open sessions of credentials that no longer work.
+"""Postfix's policy delegation protocol (SMTPD_POLICY_README): what mail servers ask about the open sessions of credentials.
 
 A request is `name=value` lines and an empty line; the answer is `action=...` and an empty line. A `PolicyReader` is fed what one
 connection sent and hands out the requests; it keeps no more than `MAX_REQUEST` bytes of one.
@@ -10,6 +10,9 @@ from enum import StrEnum
 MAX_LINE = 8192  # bytes
 MAX_REQUEST = 65536  # bytes
 MAX_QUEUED = 64  # requests of one connection that wait for an answer; the next wait unread
+RECIPIENTS_MAX = 100_000  # of a message; what is above counts as this
+SIZE_MAX = 10**12  # bytes
+END = "END-OF-MESSAGE"
 
 
 class WhenAway(StrEnum):
@@ -23,13 +26,36 @@ class WhenAway(StrEnum):
 class PolicyRequest:
     username: str
     """Who logged in; empty when nobody did."""
-    state: str
+    state: str = ""
     """The SMTP command that is being decided, such as `MAIL`."""
+    sender: str | None = None
+    """The address of MAIL FROM; empty for the null sender, None when it is not told."""
+    client: str = ""
+    """The address of whoever sends."""
+    port: str = ""
+    instance: str = ""
+    """The same in all requests about one message."""
+    recipients: int = 0
+    """Of the message; told from DATA on."""
+    size: int = 0
+    """Bytes of the message; told from its end on, before that what the client says."""
 
 
 DUNNO = b"action=DUNNO\n\n"
-STOP = b"action=421 4.7.0 This SMTP credential no longer works\n\n"
 LATER = b"action=451 4.3.0 Cannot check the SMTP credential right now\n\n"
+_KEPT = frozenset(
+    (
+        b"request",
+        b"protocol_state",
+        b"sasl_username",
+        b"sender",
+        b"client_address",
+        b"client_port",
+        b"instance",
+        b"recipient_count",
+        b"size",
+    )
+)
 
 
 class PolicyReader:
@@ -78,16 +104,38 @@ class PolicyReader:
             name, equals, value = line.partition(b"=")
             if not equals:
                 self.closed = "a line that is no attribute"
-            elif name in (b"request", b"protocol_state", b"sasl_username"):
+            elif name in _KEPT:
                 self._request[name] = value
             return None
         request, self._request, self._size = self._request, {}, 0
         if request.get(b"request") != b"smtpd_access_policy":
             self.closed = "not a policy request"
             return None
-        return PolicyRequest(_text(request.get(b"sasl_username", b"")), _text(request.get(b"protocol_state", b"")))
+        given = request.get
+        sender = given(b"sender")
+        return PolicyRequest(
+            _text(given(b"sasl_username", b"")),
+            _text(given(b"protocol_state", b"")),
+            None if sender is None else _text(sender),
+            _text(given(b"client_address", b"")),
+            _text(given(b"client_port", b"")),
+            _text(given(b"instance", b"")),
+            _number(given(b"recipient_count", b""), RECIPIENTS_MAX),
+            _number(given(b"size", b""), SIZE_MAX),
+        )
+
+
+def answer(code: str, text: str) -> bytes:
+    """An action that refuses. `code`: reply and enhanced status code. What is not printable ASCII in the text is written as `?`."""
+    said = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return f"action={code} {said}\n\n".encode("ascii")
 
 
 def _text(value: bytes) -> str:
     """What is not UTF-8 becomes a text that no username equals."""
     return value.decode("utf-8", "replace")
+
+
+def _number(value: bytes, most: int) -> int:
+    """0 for what is none."""
+    return min(int(value[:20]), most) if value.isdigit() else 0

@@ -21,13 +21,15 @@ import structlog
 from mailauth import notify
 from mailauth.http import Door, HttpServer, check_token
 from mailauth.server import AuthdConfig, Server, connection_limit
+from mailauth.sessions import Sessions, shared_memory
 from mailauth.sockets import AUTH, HTTP, POLICY, ListenError, handed_in, listen
 from mailauth.verifier import Verifier
 from storage.database import Database, Schema, StaleWal, parse_url
 from storage.journal import Journal
 from storage.passwords import Hasher
 
-WORKER = "SMTP_BOT_AUTHD_WORKER"  # set for workers: their number, then the sockets, as `0 auth=5 policy=6`
+WORKER = "SMTP_BOT_AUTHD_WORKER"  # set for workers: their number, then descriptors, as `0 auth=5 policy=6 sessions=7`
+SESSIONS = "sessions"
 LOOK = 1.0  # seconds between two tries to reach the store at the start
 RESTART_WAIT = 1.0  # seconds before a worker that died is started again
 READY_TIMEOUT = 30.0  # seconds that a replacement may take until it has reached the store
@@ -45,10 +47,14 @@ def run(config: AuthdConfig) -> None:
     if told is not None:
         number, *handed = told.split()
         sockets: Sockets = {}
+        sessions = None
         for one in handed:
             name, _, fd = one.partition("=")
-            sockets.setdefault(name, []).append(socket.socket(fileno=int(fd)))
-        asyncio.run(_work(config, int(number), sockets))
+            if name == SESSIONS:
+                sessions = Sessions(int(fd))
+            else:
+                sockets.setdefault(name, []).append(socket.socket(fileno=int(fd)))
+        asyncio.run(_work(config, int(number), sockets, sessions))
     else:
         check_token(config.token)
         asyncio.run(Parent(config, _open(config)).run())
@@ -91,6 +97,7 @@ class Parent:
     def __init__(self, config: AuthdConfig, sockets: Sockets) -> None:
         self._config = config
         self._sockets = sockets
+        self._sessions = shared_memory()
         self._current: dict[int, _Worker] = {}
         self._following: dict[asyncio.Task[None], _Worker] = {}
         self._stop = asyncio.Event()
@@ -124,7 +131,7 @@ class Parent:
 
     async def _spawn(self, number: int) -> _Worker:
         handed = {AUTH: self._sockets[AUTH], POLICY: self._sockets.get(POLICY, []), HTTP: self._sockets.get(HTTP, [])[number : number + 1]}
-        pairs = [(name, one.fileno()) for name, some in handed.items() for one in some]
+        pairs = [*((name, one.fileno()) for name, some in handed.items() for one in some), (SESSIONS, self._sessions)]
         told = " ".join([str(number), *(f"{name}={fd}" for name, fd in pairs)])
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
@@ -212,7 +219,7 @@ class Parent:
             await asyncio.wait(set(self._following))
 
 
-async def _work(config: AuthdConfig, number: int, sockets: Sockets) -> None:
+async def _work(config: AuthdConfig, number: int, sockets: Sockets, sessions: Sessions | None) -> None:
     """One worker: until SIGTERM, SIGINT, the end of its parent, or SIGHUP when another took over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -231,7 +238,8 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets) -> None:
 
     db = Database(_existing(config.database_url))
     hasher = Hasher(*config.argon2)
-    verifier = Verifier(db, hasher, journal=Journal(config.journal) if config.journal else None)
+    journal = Journal(config.journal) if config.journal else None
+    verifier = Verifier(db, hasher, journal=journal, sessions=sessions, release=config.release)
     server = Server(config, verifier, connection_limit(), lambda: _say("alive"))
     await server.start(sockets[AUTH], sockets.get(POLICY, ()))
     http = HttpServer(Door(config, verifier, lambda: what_is_wrong(db))) if sockets.get(HTTP) else None

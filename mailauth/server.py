@@ -57,6 +57,8 @@ class AuthdConfig:
     workers: int = 1
     journal: Path | None = None
     """Where what must never work again is kept; the workers share it."""
+    release: str | None = None
+    """Of this program."""
 
 
 def connection_limit() -> int:
@@ -290,7 +292,7 @@ class PolicyConnection(Connection):
         if not request.username:
             return policy.DUNNO
         try:
-            return policy.DUNNO if await self.server.verifier.may_go_on(request.username) else policy.STOP
+            return await self.server.verifier.gate.decide(request)
         except Exception as error:
             self.server.complain("cannot answer a policy request", error=type(error).__name__)
             return policy.LATER if self.server.config.when_away is WhenAway.DEFER else policy.DUNNO
@@ -323,6 +325,8 @@ class Server:
         self._forever.append(asyncio.create_task(self.verifier.keep_flushing(self._alive)))
         if self.verifier.past:
             self._forever.append(asyncio.create_task(self.verifier.past.forever()))
+        policies = list(policies)
+        self.verifier.ends_sessions = bool(policies)
         pairs: list[tuple[Iterable[socket.socket], Callable[[], Connection]]] = [
             (auth, lambda: AuthConnection(self)),
             (policies, lambda: PolicyConnection(self)),

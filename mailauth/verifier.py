@@ -19,12 +19,14 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from mailauth.fair import Allowance, Bounded, Line, Reporter, prefix
+from mailauth.gate import Gate, allowed_from
+from mailauth.ledger import Ledger
 from mailauth.lookup import LookUps
-from mailauth.sockets import ListenError, networks, within
+from mailauth.sessions import Sessions
 from storage import logins, passwords
 from storage.database import Database
 from storage.journal import Journal
-from storage.logins import Known, Stored, Use
+from storage.logins import Known, Stored
 from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
 from storage.past import Past
@@ -41,7 +43,6 @@ FLUSH = 1.0  # seconds between two flushes of what was used, and between two hea
 FLUSH_TIMEOUT = 10.0  # seconds
 REPORT = 10.0  # seconds between two log lines about refusals that had none
 TIDY = 300.0  # seconds between two clean-ups
-USES = 100_000  # credentials used since the last flush, when the database is away
 
 log = structlog.get_logger(__name__)
 answers = Counter("smtp_authd_answers_total", "Log-ins answered", ["answer", "why"])
@@ -78,12 +79,14 @@ class _Computation:
 
 
 class Verifier:
-    """Answers log-ins, and writes down what was used.
+    """Answers log-ins, and writes down what was used. Its `gate` answers what is asked about the sessions that they open.
 
     Args:
         monotonic: seconds.
         at_once: Argon2 computations; by default the number of cores.
         journal: of what must never work again, whatever the store says.
+        sessions: shared with other workers; by default its own.
+        release: of this program, for the heartbeat.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class Verifier:
         monotonic: Callable[[], float] = time.monotonic,
         at_once: int = os.cpu_count() or 1,
         journal: Journal | None = None,
+        sessions: Sessions | None = None,
+        release: str | None = None,
     ) -> None:
         self._db = db
         self._hasher = hasher
@@ -108,7 +113,12 @@ class Verifier:
         self._all_refusals = Allowance(*ALL_REFUSALS, most=1)
         self._reporter = Reporter()
         self._reported = 0.0
-        self._uses: dict[str, Use] = {}
+        self._ledger = Ledger(db)
+        self._sessions = sessions or Sessions()
+        self.gate = Gate(self._known, self._ledger, self._sessions, self._reporter, monotonic)
+        self.ends_sessions = False
+        """Mail servers can ask the gate."""
+        self._release = release
         self._noting: set[asyncio.Task[None]] = set()
         self.process = secrets.token_hex(16)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -162,19 +172,18 @@ class Verifier:
         known = await self._known(name)
         if known is None:
             return Answer.NO, "unknown username", None
-        now = self._db.clock()
-        stopped = known.stopped(now)
+        stopped = known.stopped(known.now)
         if stopped:
             return Answer.NO, stopped, known
         tag = passwords.tag(parsed.canonical)
-        fitting = [stored for stored in known.passwords(now) if stored.tag in (None, tag)]
+        fitting = [stored for stored in known.passwords(known.now) if stored.tag in (None, tag)]
         if not fitting:
             return Answer.NO, "wrong password", known
         if not allowed_from(known, remote):
             return Answer.NO, "address not allowed", known
         for stored in fitting:
             if self._digest(stored.phc, parsed.canonical) in self._right:
-                self._used(known, remote, service, stored.previous)
+                self._used(known, tag, remote, service, stored.previous)
                 return Answer.YES, "remembered", known
         for stored in fitting:
             fits = await self._compute(stored, parsed.canonical, of)
@@ -194,14 +203,13 @@ class Verifier:
     ) -> tuple[Answer, str, Known | None]:
         """The password fits the row as it was before the computation; whether it still works is asked once more."""
         known = await self._known(name)
-        now = self._db.clock()
-        stopped = known.stopped(now) if known else "deleted"
+        stopped = known.stopped(known.now) if known else "deleted"
         if known is None or stopped:
             return Answer.NO, stopped or "", known
-        if stored.phc not in [other.phc for other in known.passwords(now)] or not allowed_from(known, remote):
+        if stored.phc not in [other.phc for other in known.passwords(known.now)] or not allowed_from(known, remote):
             return Answer.NO, "changed meanwhile", known
         self._right.keep(self._digest(stored.phc, parsed.canonical), None)
-        self._used(known, remote, service, stored.previous)
+        self._used(known, passwords.tag(parsed.canonical), remote, service, stored.previous)
         if stored.tag is None or (not stored.previous and self._hasher.needs_rehash(stored.phc)):
             task = asyncio.create_task(self._note(known.id, stored, parsed.canonical))
             self._noting.add(task)
@@ -272,50 +280,21 @@ class Verifier:
                 turn.set_result(True)
         waiting.set(len(self._line) + self._line.computing)
 
-    # --- whether an open session may go on ---
-    async def may_go_on(self, username: str) -> bool:
-        """Whether the session of somebody who logged in with this username may send. Usernames that are not ours may. One look-up.
-
-        Raises what the database raises.
-        """
-        name = login_name(username)
-        if not USERNAME.fullmatch(name):
-            return True
-        known = await self._known(name)
-        return known is None or known.stopped(self._db.clock()) is None
-
     # --- writing down ---
-    def _used(self, known: Known, remote: str | None, service: str, previous: bool) -> None:
-        now = self._db.clock()
-        use = self._uses.get(known.id)
-        if use is not None and use.previous == previous:
-            use.at, use.remote, use.service, use.count = now, remote, service, use.count + 1
-        elif len(self._uses) < USES:
-            self._uses[known.id] = Use(now, remote, service, previous, use.count + 1 if use else 1)
+    def _used(self, known: Known, tag: int, remote: str | None, service: str, previous: bool) -> None:
+        self._ledger.logged_in(known, remote, service, previous)
+        self._sessions.logged_in(known.username, remote, tag, self._now())
 
     async def flush(self, stopped: bool = False) -> None:
         """Writes down what was used since the last time, and that this process lives: the one also when the other fails."""
-        uses, self._uses = self._uses, {}
         failed: Exception | None = None
         try:
-            if uses:
-                await self._db.note(logins.record, uses)
+            await self._ledger.write(wait=stopped)
         except Exception as error:
-            self._keep(uses)
             failed = error
-        except BaseException:
-            self._keep(uses)
-            raise
-        await self._db.note(logins.beat, self.process, self.name, self.started_at, stopped)
+        await self._db.note(logins.beat, self.process, self.name, self.started_at, stopped, self._release, self.ends_sessions)
         if failed:
             raise failed
-
-    def _keep(self, uses: dict[str, Use]) -> None:
-        """What was not written down is tried the next time, with what came meanwhile."""
-        for key, use in uses.items():
-            later = self._uses.setdefault(key, use)
-            if later is not use:
-                later.count += use.count
 
     async def keep_flushing(self, alive: Callable[[], None] = lambda: None) -> None:
         """Flushes and tidies for ever, whatever the database does.
@@ -352,13 +331,3 @@ class Verifier:
         if self._now() - self._reported >= REPORT and (count := self._reporter.take_left_out()):
             self._reported = self._now()
             log.info("refused log-ins without a line of their own", count=count)
-
-
-def allowed_from(known: Known, remote: str | None) -> bool:
-    """Whether the credential may be used from this address. A missing address is outside, and so is all when a network cannot be read."""
-    if not known.allowed_from:
-        return True
-    try:
-        return within(remote, networks(known.allowed_from, "allowed_from"))
-    except ListenError:
-        return False

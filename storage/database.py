@@ -120,6 +120,7 @@ class Transaction:
 
     Attributes:
         now: the moment that everything in this transaction happens at.
+        clock: tells the time of this process.
         denied: write the rows of what was refused in it, in a transaction of their own after the change was undone.
         attempted: something went through `audit.attempt`.
         owed: an errand was written down.
@@ -128,6 +129,7 @@ class Transaction:
 
     def __init__(self, connection: Connection, clock: Clock, sqlite: bool) -> None:
         self.connection = connection
+        self.clock = clock
         self.now = clock()
         self.sqlite = sqlite
         self.denied: list[Callable[[Transaction], None]] = []

@@ -29,6 +29,8 @@ JUST_TOLD = timedelta(hours=1)
 TOLD = "told"
 """The outcome of an errand that reached somebody."""
 ALARMS_AN_HOUR = 5  # messages about one credential that each raise an alarm of their own
+BURST = "burst"
+"""Why a warning of what a credential sends is owed, when no limit of its own is."""
 
 
 class Kind(StrEnum):
@@ -58,6 +60,8 @@ class Kind(StrEnum):
     """Tells the author of a message that a password stands in it."""
     FIRST_USE = "first_use"
     """Tells the maker of a credential that it logged in for the first time."""
+    LIMIT = "limit"
+    """Tells a workspace's channels that a credential sends more than it may, or than usual."""
 
 
 def owe(tx: Transaction, changed: "Changed") -> None:
@@ -101,6 +105,11 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)
         case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL if workspace:
             settle(tx, posted.about_workspace(tx, workspace.id), about)
+
+
+def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why: str) -> None:
+    """Owes the workspace's channels a warning. `why`: the limit that was reached, such as `messages_hour`, or `BURST`."""
+    _notify(tx, workspace_id, {"credential_id": credential_id, "workspace_id": workspace_id, "ids": (why,)}, Kind.LIMIT)
 
 
 def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE, told: frozenset[str] = frozenset()) -> int:

@@ -1,4 +1,4 @@
-"""Which mail server processes have seen a change: read from the heartbeats that `authd` keeps in the store."""
+"""Which mail server processes have seen a change, and what credentials do there: read from what `authd` keeps in the store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,37 @@ from sqlalchemy import select
 
 from storage.audit import What
 from storage.database import Transaction
-from storage.logins import SLOT
+from storage.logins import DAY, HOUR, database_time, slot_of
 from storage.models import AUDIT_EVENTS, MAIL_SERVERS, USAGE, MailServer, as_row
 
 ALIVE = timedelta(seconds=15)
+SKEWED = 5000  # milliseconds that a clock may be off
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A process that neither lives nor said that it ends."""
+
+    name: str
+    since: datetime
+    """When it was last heard of."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The living processes that refuse a credential, and since when the first and the last of them do."""
+    """The living processes that refuse a credential, and by when the first and the last of them knew of the change."""
 
     confirmed: int
     waiting: Sequence[str]
     """The names of those that have not read the store since."""
     first: datetime | None
     last: datetime | None
+    silent: Sequence[Silent] = ()
+    """They count in no sum."""
+    skewed: Sequence[tuple[str, int]] = ()
+    """The names of those whose clock is off, and by how many milliseconds it is ahead of the database's."""
+    ends_sessions: bool = False
+    """Each of the living can be asked whether an open session may go on."""
 
     @property
     def total(self) -> int:
@@ -30,15 +46,35 @@ class Proof:
 
 
 def proof(tx: Transaction, username: str, what: What) -> Proof:
-    """Whether the mail servers have seen the last change of this kind to the credential with this username."""
+    """Whether the mail servers have seen the last change of this kind to the credential with this username.
+
+    A process knows the number of the audit row that it saw last, and when it first saw that one: as other changes follow, the moment by
+    which it knew of this one moves on with them.
+    """
     change = select(AUDIT_EVENTS.c.id).where(
         AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
     )
     event = tx.connection.scalar(change.order_by(AUDIT_EVENTS.c.id.desc()).limit(1)) or 0
-    servers = living(tx)
-    seen = [one.seen_at for one in servers if one.seen_event >= event]
-    waiting = [one.name for one in servers if one.seen_event < event]
-    return Proof(len(seen), waiting, min(seen, default=None), max(seen, default=None))
+    now = database_time(tx)
+    query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False)).order_by(MAIL_SERVERS.c.name)
+    servers = [as_row(MailServer, row) for row in tx.connection.execute(query)]
+    living = [one for one in servers if one.seen_at >= now - ALIVE]
+    knew = [one.known_at or one.seen_at for one in living if one.seen_event >= event]
+    return Proof(
+        confirmed=len(knew),
+        waiting=[one.name for one in living if one.seen_event < event],
+        first=min(knew, default=None),
+        last=max(knew, default=None),
+        silent=[Silent(one.name, one.seen_at) for one in servers if one.seen_at < now - ALIVE and not _replaced(one, servers)],
+        skewed=[(one.name, one.clock_skew) for one in living if abs(one.clock_skew or 0) > SKEWED and one.clock_skew],
+        ends_sessions=bool(living) and all(one.ends_sessions for one in living),
+    )
+
+
+def _replaced(server: MailServer, servers: Sequence[MailServer]) -> bool:
+    """Whether another process was started on its host after it fell silent."""
+    host = server.name.rpartition(":")[0]
+    return any(one.name.rpartition(":")[0] == host and one.started_at > server.seen_at for one in servers)
 
 
 def living(tx: Transaction) -> list[MailServer]:
@@ -49,19 +85,25 @@ def living(tx: Transaction) -> list[MailServer]:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Log-ins of one credential."""
+    """What one credential did: log-ins, and messages where the mail servers tell of them."""
 
     hour: int = 0
     day: int = 0
+    messages_hour: int = 0
+    messages_day: int = 0
+    recipients_hour: int = 0
+    recipients_day: int = 0
 
 
 def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic]:
-    """The log-ins in the last hour and day, counted in slots of five minutes."""
-    slot = int(tx.now.timestamp()) // SLOT
-    counts: dict[str, Traffic] = {one: Traffic() for one in credential_ids}
-    columns = (USAGE.c.credential_id, USAGE.c.slot, USAGE.c.count)
-    query = select(*columns).where(USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - 86400 // SLOT)
-    for credential_id, at, count in tx.connection.execute(query):
-        before = counts[credential_id]
-        counts[credential_id] = Traffic(before.hour + (count if at > slot - 3600 // SLOT else 0), before.day + count)
-    return counts
+    """In the last hour and day, counted in slots of five minutes."""
+    slot = slot_of(tx.now)
+    sums = {one: [0] * 6 for one in credential_ids}
+    columns = (USAGE.c.credential_id, USAGE.c.slot, USAGE.c.count, USAGE.c.messages, USAGE.c.recipients)
+    query = select(*columns).where(USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - DAY)
+    for credential_id, at, *counts in tx.connection.execute(query):
+        mine = sums[credential_id]
+        for number, count in enumerate(counts):
+            mine[2 * number] += count if at > slot - HOUR else 0
+            mine[2 * number + 1] += count
+    return {one: Traffic(*mine) for one, mine in sums.items()}

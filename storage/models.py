@@ -281,7 +281,7 @@ class Credential:
     kept_at: datetime | None
     """When its owner last said that it is needed although nothing uses it."""
     warned_at: datetime | None
-    """When its workspace was last warned that it sends more than it may or than usual."""
+    """When it last sent more than it may or than usual; its channels were told when that began."""
     number: int
     """Counts up in the order of creation; lists are sorted by it, and the index of words knows the row by it."""
 
@@ -399,6 +399,8 @@ class MailServer:
     release: str | None
     journal: str | None
     """How it keeps its journal, in words."""
+    ends_sessions: bool
+    """Mail servers can ask it whether an open session may go on."""
 
 
 MAIL_SERVERS = Table(
@@ -414,6 +416,7 @@ MAIL_SERVERS = Table(
     Column("clock_skew", Integer),
     Column("release", Text),
     Column("journal", Text),
+    Column("ends_sessions", Boolean, nullable=False, server_default=text("false")),
 )
 
 

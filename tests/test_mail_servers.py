@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import select, update
 
 from storage.models import CREDENTIALS, WORKSPACES
-from storage.passwords import Hasher, Style, generate
+from storage.passwords import Hasher, Style, generate, tag
 from tests import mail_servers, raw
 from tests.mail_servers import DEPLOY, Session, log_in
 from tests.stage import Stage, stage
@@ -248,6 +248,58 @@ async def test_authd_and_postfix(play: Stage, folder: Path) -> None:
             for session in sessions:
                 with pytest.raises(smtplib.SMTPServerDisconnected):
                     await asyncio.to_thread(session.smtp.noop)
+
+
+async def test_what_postfix_may_send_for_a_credential_and_what_is_counted(play: Stage, folder: Path) -> None:
+    username, password = await make(play)
+    await set_domains(play, "acme", "acme.example")
+    async with authd(play, folder) as (changes, _):
+        with (
+            mail_servers.postfix(folder, "submission-authd.cf", changes) as postfix,
+            Session(postfix.submission) as session,
+            Session(postfix.submission) as other,
+        ):
+            for one in (session, other):
+                assert await asyncio.to_thread(one.log_in, username, password) == 235
+
+            async def sends(sender: str, *recipients: str, one: Session = session) -> str:
+                """The answer to it, from MAIL FROM to the end of data."""
+                await asyncio.to_thread(one.smtp.rset)
+                code, said = await asyncio.to_thread(one.smtp.mail, sender)
+                for recipient in recipients:
+                    if code == 250:
+                        code, said = await asyncio.to_thread(one.smtp.rcpt, recipient)
+                if code == 250:
+                    try:
+                        code, said = await asyncio.to_thread(one.smtp.data, "Subject: test\r\n\r\nHello\r\n")
+                    except smtplib.SMTPDataError as error:
+                        code, said = error.smtp_code, error.smtp_error  # type: ignore[assignment]
+                return f"{code} {said.decode()}"
+
+            foreign = await sends("boss@zeta.example", "you@example.net")
+            assert foreign.startswith("553 5.7.1 <boss@zeta.example>: Sender address rejected: ")
+            assert "may not send as zeta.example" in foreign
+            assert (await sends("scanner@ACME.example", "you@example.net", "me@example.net")).startswith("250")
+            assert (await sends("", "you@example.net")).startswith("250")
+            await raw.sql(play.db, update(CREDENTIALS).values(recipients_hour=4))
+            assert (await sends("a@acme.example", "a@example.net", "b@example.net")).startswith("450 4.7.1")
+            assert (await sends("a@acme.example", "a@example.net", one=other)).startswith("250")
+            assert "may send to 4 recipients an hour" in await sends("a@acme.example", "a@example.net")
+            await raw.sql(play.db, update(CREDENTIALS).values(recipients_hour=None))
+            # The password of these sessions is replaced, and its overlap ends.
+            new = generate(username[-8:], Style.DEVICE)
+            await rotate(play, username, new)
+            await raw.sql(play.db, update(CREDENTIALS).values(previous_tag=tag(password), password_tag=tag(new)))
+            assert (await sends("a@acme.example", "a@example.net")).startswith("250")
+            await overlap_ends(play, username)
+            assert (await sends("a@acme.example", "a@example.net")).startswith("421 4.7.0")
+            with Session(postfix.submission) as fresh:
+                assert await asyncio.to_thread(fresh.log_in, username, new) == 235
+                assert (await sends("a@acme.example", "a@example.net", one=fresh)).startswith("250")
+    assert await raw.sql(play.db, "SELECT sum(messages), sum(recipients) FROM login_counts") == [(5, 6)]
+    play.clock.passes(minutes=1)  # the clock of the bot stood still meanwhile
+    await play.settled()
+    await play.rita.sees("has reached its limit of recipients an hour")
 
 
 @pytest.mark.parametrize("file", ["submission-authd.cf", "submission-dovecot.cf"])

@@ -281,6 +281,7 @@ async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> 
     await play.rex.sees_modal("not yet confirmed by 1 of 2 mail servers: mx:two")
     await play.db.note(logins.beat, "two", "mx:two", play.clock())
     await play.rex.sees_modal("Confirmed: 2 of 2 mail servers refuse it since")
+    await play.rex.sees_modal("Sessions that are open already go on until they end.")
 
 
 async def test_a_new_responder_counts_within_seconds(play: Stage) -> None:
