@@ -8,7 +8,24 @@ from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bot import access_modal, audit_log, commands, create, delete, events, expiry, home, leak, listing, revoke, rotate, row, setup, suspend
+from bot import (
+    access_modal,
+    audit_log,
+    commands,
+    create,
+    delete,
+    events,
+    expiry,
+    home,
+    leak,
+    listing,
+    revoke,
+    rotate,
+    row,
+    setup,
+    suspend,
+    whois,
+)
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
 from storage.refusals import SurfaceOutdated
@@ -62,6 +79,7 @@ def register(app: AsyncApp, services: Services) -> None:
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
+    whois.register(app, door)
     home.register(app, door)
     setup.register(app, door)
     access_modal.register(app, door)

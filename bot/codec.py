@@ -37,6 +37,12 @@ class InChannel(Token):
     channel: str | None = Channel
 
 
+class OnWord(Token):
+    """A word of the slash command."""
+
+    word: str = Field(pattern=r"^[a-z]{1,20}$")
+
+
 class OnCredential(Token):
     """Something about one credential, with the channel that it was begun in."""
 
@@ -86,9 +92,17 @@ class OnGrant(Token):
     grant: int
 
 
+class OnEvent(Token):
+    """A row of the audit log."""
+
+    event: int
+
+
 class OnWorkspace(Token):
     workspace: int
     channel: str | None = Channel
+    step: int = 0
+    """How often the modal was submitted."""
 
 
 class InList(Token):

@@ -72,9 +72,9 @@ async def submit(request: Request) -> Answer:
         name, device = given.get("name") or "", style is Style.DEVICE
         credential, workspace = await services.db.change(credentials.create_pending, origin, channel, name, key, expires_at, device)
     except ExpiryInvalid as refusal:
-        return Answer(errors(**{expiry.field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
+        return Answer(errors(**{expiry.field_of(refusal): texts.in_field(refusal, services.command)}))
     except (NameInvalid, NameTaken, NameTooSimilar) as refusal:
-        return Answer(errors(name=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(name=texts.in_field(refusal, services.command)))
     except ChannelNotMapped:
         return Answer(errors(channel="This channel isn't connected to a mail workspace. Choose another one."))
     except ChannelPaused:
@@ -82,7 +82,7 @@ async def submit(request: Request) -> Answer:
     except BotNotInChannel:
         return Answer(errors(channel="Add me to that channel first: type /invite @SMTP Credentials there."))
     except (NotAllowed, RoleUnknown, NotInChannel) as refusal:
-        return Answer(errors(channel=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(channel=texts.in_field(refusal, services.command)))
     except AlreadyRequested as refusal:
         return Answer(update(notice([line(*texts.sentence(refusal, services.command))])))
 
@@ -97,7 +97,7 @@ async def deliver(request: Request, origin: Origin, credential: Credential, work
     db, settings = request.services.db, request.services.settings
     channel = credential.created_in or ""
     head = line("New SMTP credential for ", bold(workspace.name), ": ", bold(credential.name))
-    summary = f"Your new SMTP credential {credential.name} is ready. Open Slack to copy its password."
+    summary = "Your new SMTP credential is ready. Open Slack to copy its password."
     new = NewPassword(
         credential,
         style,

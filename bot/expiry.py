@@ -47,7 +47,7 @@ async def submit(request: Request) -> Answer:
         until = chosen(blocks.values(request.view or {}), services.db.clock())
         credential, _ = await services.db.change(lifecycle.change_expiry, origin, credential_id, until)
     except ExpiryInvalid as refusal:
-        return Answer(errors(**{field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
+        return Answer(errors(**{field_of(refusal): texts.in_field(refusal, services.command)}))
     return Answer(update(extended_view(credential)))
 
 

@@ -12,6 +12,7 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import create, row, texts
+from bot import listing as listing_of
 from bot.blocks import (
     DIVIDER,
     OPTIONS_MAX,
@@ -30,11 +31,10 @@ from bot.blocks import (
     plain,
 )
 from bot.codec import WORDS_MAX, InHome, OnWorkspace
-from bot.commands import role_sentence
 from bot.door import EVERYWHERE, Door, Request
 from bot.new_password import usual_channel
 from bot.slack import Ok, Refused
-from storage import access, listing, workspaces
+from storage import access, listing, mail_servers, workspaces
 from storage.access import TABLE, Action, Actor, Right
 from storage.audit import What
 from storage.database import Transaction
@@ -76,8 +76,8 @@ async def turn(request: Request) -> None:
 async def search(request: Request) -> None:
     """A password that was pasted there is neither looked for nor kept."""
     before = request.home or InHome()
-    words = " ".join(request.value.split())[:WORDS_MAX]
-    if looks_like_password(words):
+    words = listing_of.wanted(request.value)
+    if looks_like_password(request.value):
         await show(request, InHome(workspace=before.workspace, order=before.order), searched_password=True)
     else:
         await show(request, InHome(workspace=before.workspace, order=before.order, words=words))
@@ -118,6 +118,8 @@ class Shown:
     admins: list[str]
     connected: bool
     page: Page
+    reported: bool
+    """Whether mail servers tell of log-ins."""
 
 
 def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
@@ -137,6 +139,7 @@ def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
         access.helpers(tx, actor.team, workspace),
         any(not one.paused for one in workspaces.channels_of(tx, workspace.id)),
         listing.page(tx, workspace, wanted.order, words, place),
+        mail_servers.reported(tx),
     )
 
 
@@ -164,9 +167,9 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
         rows += nothing(workspace, wanted, right, shown.admins)
     else:
         allowed, unused_days = TABLE[right.role], services.settings.bot_unused_days
-        rows += [row.draw(one, allowed, None, services.db.clock(), unused_days) for one in page.rows]
+        rows += [row.draw(one, allowed, None, services.db.clock(), unused_days, shown.reported) for one in page.rows]
         rows += bottom(page, wanted)
-    rows += [DIVIDER, line(*role_sentence(shown.held, workspace, shown.admins))]
+    rows += [DIVIDER, line(*texts.role_sentence(shown.held, workspace, shown.admins))]
     if not shown.connected:
         rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *_connect(services.command)))
     if Action.CREATE in TABLE[right.role]:

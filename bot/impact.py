@@ -9,9 +9,11 @@ from bot.blocks import Block, Piece, bold, code, foot, lines, principal, when
 from bot.door import Request
 from storage import mail_servers
 from storage.audit import What
+from storage.database import Transaction
 from storage.mail_servers import Proof, Traffic
 from storage.models import Credential, State, Workspace
 
+UNKNOWN = "I can't tell whether something uses it."
 JUST_USED = timedelta(hours=1)
 FOLLOWED = 10.0  # seconds that a result waits for the mail servers
 INTERVAL = 0.5  # seconds
@@ -20,25 +22,33 @@ INTERVAL = 0.5  # seconds
 async def of(request: Request, credential: Credential, workspace: Workspace) -> Block:
     """The facts of one credential, with what will stop."""
     services = request.services
-    traffic = await services.db.read(mail_servers.traffic, [credential.id])
-    return facts(credential, workspace, in_use(credential, traffic[credential.id], services.db.clock(), services.settings.bot_unused_days))
+    traffic, reported = await services.db.read(_traffic, credential.id)
+    if not reported and credential.last_used_at is None and credential.state != State.SUSPENDED:
+        return facts(credential, workspace, UNKNOWN)
+    return facts(credential, workspace, in_use(credential, traffic, services.db.clock(), services.settings.bot_unused_days))
+
+
+def _traffic(tx: Transaction, credential_id: str) -> tuple[Traffic, bool]:
+    """Its log-ins, and whether mail servers tell of any."""
+    return mail_servers.traffic(tx, [credential_id])[credential_id], mail_servers.reported(tx)
 
 
 def facts(credential: Credential, workspace: Workspace, stops: str | None = None) -> Block:
-    """What a person needs to recognize the credential and to judge what will stop (`in_use`)."""
+    """What a person needs to recognize the credential and to judge what will stop (`in_use`), which stands first."""
     rows: list[list[Piece]] = [
+        *([[bold(stops)]] if stops else []),
         [bold("Name  "), credential.name],
         [bold("Username  "), code(credential.username)],
         [bold("Mail workspace  "), workspace.name],
         [bold("Created  "), when(credential.created_at), " by ", principal(credential.created_by)],
-        [bold("Last used  "), *_used(credential)],
+        [bold("Last used  "), *_used(credential, stops == UNKNOWN)],
     ]
-    return lines(*rows, *([[bold("Impact  "), stops]] if stops else []))
+    return lines(*rows)
 
 
-def _used(credential: Credential) -> list[Piece]:
+def _used(credential: Credential, unknown: bool) -> list[Piece]:
     if credential.last_used_at is None:
-        return ["never, as far as the mail servers told"]
+        return ["not reported by your mail server" if unknown else "never"]
     return [when(credential.last_used_at), f" from {credential.last_used_from or 'an unknown address'}"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import row, texts
+from bot import row
 from bot.blocks import (
     DIVIDER,
     Block,
@@ -23,18 +23,18 @@ from bot.blocks import (
 from bot.codec import WORDS_MAX, InList
 from bot.create import CREATE
 from bot.door import Door, Request
-from storage import access, listing, workspaces
+from storage import access, listing, mail_servers, workspaces
 from storage.access import TABLE, Action, Actor, Right
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
 from storage.models import Workspace
+from storage.typed import read
 
 SHOW = "show_list"
 SORT = "sort_list"
 TURN = "turn_page"
 TURN_BACK = "turn_page_back"
-SUMMARY = "Your list of SMTP credentials is ready."
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -53,7 +53,13 @@ async def typed(request: Request, words: str) -> None:
     order = Order.NEWEST
     if split and split[-1].lower() in list(Order):
         order = Order(split.pop().lower())
-    await show(request, InList(order=order, words=" ".join(split)[:WORDS_MAX].strip()))
+    await show(request, InList(order=order, words=wanted(" ".join(split))))
+
+
+def wanted(text: str) -> str:
+    """What a list is to be narrowed to: the one username in what was typed, or its words."""
+    found = read(text)
+    return (found.usernames[0] if len(found.usernames) == 1 else " ".join(found.words.split()))[:WORDS_MAX].strip()
 
 
 async def turn(request: Request) -> None:
@@ -69,6 +75,8 @@ class Shown:
     page: Page
     admins: list[str]
     """Who can make the first credential."""
+    reported: bool
+    """Whether mail servers tell of log-ins."""
 
 
 def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Shown:
@@ -76,7 +84,8 @@ def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Sh
     workspace = workspaces.by_id(tx, workspace_id)
     right = access.may(tx, actor, Action.LIST, workspace)
     page = listing.page(tx, workspace, wanted.order, wanted.words, wanted.place)
-    return Shown(workspace, right, page, access.helpers(tx, actor.team, workspace) if not page.total else [])
+    admins = access.helpers(tx, actor.team, workspace) if not page.total else []
+    return Shown(workspace, right, page, admins, mail_servers.reported(tx))
 
 
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
@@ -85,9 +94,9 @@ async def show(request: Request, wanted: InList, replace: bool = False) -> None:
     actor = await request.actor(workspace, member=True)
     shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
-    rows = [row.draw(one, allowed, request.channel, now, unused_days) for one in shown.page.rows]
+    rows = [row.draw(one, allowed, request.channel, now, unused_days, shown.reported) for one in shown.page.rows]
     drawn = draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
-    await request.show(drawn, SUMMARY, replace)
+    await request.show(drawn, replace)
 
 
 def draw(
@@ -108,19 +117,16 @@ def draw(
             rows.append(actions(*create))
         elif admins:
             rows.append(line("Ask an admin to create one: ", *people(admins), "."))
-        return [*rows, foot(texts.ONLY_YOU)]
+        return rows
     if not page.total:
-        return [
-            line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all."),
-            foot(texts.ONLY_YOU),
-        ]
+        return [line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all.")]
     title = f"SMTP credentials in {workspace.name} ({page.total})"
     rows = [header(title[:150])]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
     rows += [*drawn, DIVIDER, actions(*_buttons(page, wanted), *create)]
     last = page.first + len(page.rows) - 1
-    return [*rows, foot(f"Showing {page.first} to {last} of {page.total}. {texts.ONLY_YOU}")]
+    return [*rows, foot(f"Showing {page.first} to {last} of {page.total}.")]
 
 
 def _buttons(page: Page, wanted: InList) -> list[Block]:

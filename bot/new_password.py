@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Counter
 
 from bot import blocks
-from bot.blocks import Block, Piece, actions, bold, button, code, copyable, line, option
+from bot.blocks import Block, Piece, actions, bold, button, code, copyable, flat_blocks, line, option
 from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
 from bot.door import Request, describe
@@ -199,22 +199,19 @@ def password_message(
     Desktop notifications take their text from blocks first: the password stands last, behind all that is long.
     """
     value = OnCredential(credential=credential.id, channel=channel).encode()
-    return {
-        "text": summary,
-        "blocks": [
-            head,
-            *how_to_enter(settings, credential.username),
-            copyable("Username", credential.username),
-            line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
-            *remarks,
-            line(bold("Copy it before you reload Slack or switch device: it won't come back.")),
-            actions(
-                button("I've copied it, remove this", REMOVE_PASSWORD, value, style="primary"),
-                button("Delete credential", OPEN_DELETE, value),
-            ),
-            copyable("Password", password),
-        ],
-    }
+    rows = [
+        head,
+        *how_to_enter(settings, credential.username),
+        copyable("Username", credential.username),
+        line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
+        *remarks,
+        line(bold("Copy it before you reload Slack or switch device: it won't come back.")),
+        actions(
+            button("I've copied it, remove this", REMOVE_PASSWORD, value, style="primary"),
+            button("Delete credential", OPEN_DELETE, value),
+        ),
+    ]
+    return {"text": f"{summary}\n{flat_blocks(rows)}", "blocks": [*rows, copyable("Password", password)]}
 
 
 def how_to_enter(settings: Settings, username: str) -> list[Block]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from bot import texts
-from bot.blocks import Block, Piece, bold, code, flat_blocks, foot, line, lines, principal, when
+from bot.blocks import Block, Piece, bold, code, foot, in_words, line, lines, principal, when
 from bot.new_password import what_to_do
 from storage.audit import Surface, What
 from storage.lifecycle import has_expired
@@ -18,8 +18,7 @@ NAMED_MAX = 20  # credentials in one message
 
 
 def message(rows: list[Block], *feet: str) -> dict[str, Any]:
-    """The top-level `text` is the message in words: screen readers and phones get nothing else."""
-    return {"text": flat_blocks(rows), "blocks": [*rows, *(foot(one) for one in feet)]}
+    return in_words([*rows, *(foot(one) for one in feet)])
 
 
 def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], workspace: Workspace) -> list[Block] | None:

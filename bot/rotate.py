@@ -18,7 +18,7 @@ from bot.delete import OPEN_DELETE
 from bot.door import Answer, Door, Request, errors, notice, update
 from bot.impact import facts
 from bot.new_password import NewPassword, Outcome
-from bot.target import Purpose, allowed, pressed, submitted
+from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from bot.texts import NotInChannel
 from storage import credentials, lifecycle
 from storage.access import Action
@@ -47,6 +47,7 @@ def register(app: AsyncApp, door: Door) -> None:
     app.view(ROTATE)(door.submission(submit))
     app.action(OPEN_END_OLD)(door.work(pressed(open_end_old)))
     app.view(END_OLD)(door.submission(submit_end_old))
+    register_picker(app, door, ROTATING)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
@@ -82,7 +83,7 @@ async def submit(request: Request) -> Answer:
     except BotNotInChannel:
         return Answer(errors(channel="Add me to that channel first: type /invite @SMTP Credentials there."))
     except NotInChannel as refusal:
-        return Answer(errors(channel=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(channel=texts.in_field(refusal, services.command)))
     credential, workspace = begun
 
     async def then() -> None:
@@ -98,7 +99,7 @@ async def deliver(
     db, settings = request.services.db, request.services.settings
     channel, key = credential.rotation_in or "", credential.rotation_key or ""
     head = line("New password for ", bold(credential.name), " in ", bold(workspace.name))
-    summary = f"A new password of {credential.name} is ready. Open Slack to copy it."
+    summary = "A new password is ready. Open Slack to copy it."
     remarks = [line(f"The old password: {words.lower()}.")]
     new = NewPassword(
         credential,

@@ -68,9 +68,9 @@ async def submit(request: Request) -> Answer:
         wanted = ("created" in noted, "deleted" in noted)
         workspace = await services.db.change(_connect, origin, services.team, channel, new, int(chosen or 0), wanted)
     except (SlugInvalid, SlugTaken) as refusal:
-        return Answer(errors(slug=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(slug=texts.in_field(refusal, services.command)))
     except NameInvalid as refusal:
-        return Answer(errors(new_name=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(new_name=texts.in_field(refusal, services.command)))
 
     async def then() -> None:
         said = line(

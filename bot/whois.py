@@ -5,11 +5,13 @@ What was pasted is stored and repeated nowhere.
 
 from datetime import datetime
 
-from bot import impact, texts
-from bot.blocks import DIVIDER, Block, actions, bold, button, foot, line, lines, when
+from slack_bolt.app.async_app import AsyncApp
+
+from bot import impact
+from bot.blocks import DIVIDER, Block, actions, bold, button, field, foot, line, lines, modal, plain, values, when
 from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
-from bot.door import EVERYWHERE, Request
+from bot.door import EVERYWHERE, Answer, Door, Request, notice, update
 from bot.leak import resolved
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
 from storage import access, listing, mail_servers, workspaces
@@ -21,7 +23,10 @@ from storage.models import Credential, State, Workspace
 from storage.refusals import PersonBarred
 from storage.typed import read
 
+ASK = "ask_whose"
+TITLE = "Whose is this?"
 SHOWN = 8
+PASTED_MAX = 3000  # docs.slack.dev: reference/block-kit/block-elements/plain-text-input-element
 STATES = {
     State.ACTIVE: "active",
     State.SUSPENDED: "suspended: mail servers refuse it",
@@ -30,8 +35,32 @@ STATES = {
 }
 
 
+def register(app: AsyncApp, door: Door) -> None:
+    app.view(ASK)(door.submission(answer))
+
+
 async def typed(request: Request, rest: str) -> None:
-    """Raises PersonBarred."""
+    """Raises PersonBarred, RoleUnknown."""
+    if not rest:
+        return await ask(request)
+    await request.show(await _look(request, rest))
+    return None
+
+
+async def ask(request: Request) -> None:
+    element = {"type": "plain_text_input", "multiline": True, "max_length": PASTED_MAX, "focus_on_load": True}
+    element["placeholder"] = plain("smtp-acme-7k2m9x4q")
+    hint = "What you paste is looked at once, and kept nowhere."
+    rows = [field("A username, or a line of a log", "pasted", element, hint)]
+    await request.open(modal(TITLE, rows, ASK, submit="Look it up", close="Cancel"))
+
+
+async def answer(request: Request) -> Answer:
+    return Answer(update(notice(await _look(request, str(values(request.view or {}).get("pasted") or "")), TITLE)))
+
+
+async def _look(request: Request, rest: str) -> list[Block]:
+    """What the person may know of what they pasted. Raises PersonBarred, RoleUnknown."""
     services = request.services
     actor = await request.actor(EVERYWHERE)
     if actor.barred:
@@ -59,7 +88,7 @@ async def typed(request: Request, rest: str) -> None:
         if not (found.usernames or found.passwords):
             said = "I couldn't find an SMTP username or password of ours in that. Usernames look like smtp-acme-7k2m9x4q."
         rows.append(line(said))
-    await request.show([*rows, foot(texts.ONLY_YOU)])
+    return rows
 
 
 def _visible(

@@ -52,6 +52,13 @@ TABLE: Mapping[Role | Standing, frozenset[Action]] = {
     Role.ADMIN: frozenset({Action.LIST, Action.DELETE, Action.CREATE, Action.ADMINISTER}),
     Standing.OWNER: frozenset(Action),
 }
+WEAKEST: Mapping[Action, Role] = {
+    Action.LIST: Role.READER,
+    Action.DELETE: Role.RESPONDER,
+    Action.CREATE: Role.WRITER,
+    Action.ADMINISTER: Role.ADMIN,
+}
+"""The role that allows an action and nothing more; what is missing here is the owners' alone."""
 STRONGEST_FIRST = (Standing.OWNER, Role.ADMIN, Role.WRITER, Role.RESPONDER, Role.READER, Standing.MEMBER)
 
 
@@ -193,6 +200,26 @@ def visible_workspaces(tx: Transaction, actor: Actor, action: Action, limit: int
         return []
     query = select(WORKSPACES).order_by(WORKSPACES.c.name, WORKSPACES.c.id).limit(limit)
     return [as_row(Workspace, row) for row in tx.connection.execute(_visible(tx, actor, action, query))]
+
+
+def roles(tx: Transaction, actor: Actor, limit: int) -> list[tuple[Workspace, Right]]:
+    """The workspaces in which the actor has a role by a grant or as an owner, by name, at most `limit`, each with the strongest right."""
+    if actor.barred:
+        return []
+    columns = ROLE_GRANTS.c
+    mine = select(columns.principal, columns.role, columns.workspace_id).where(
+        columns.team_id == actor.team, columns.principal.in_([actor.user, *actor.groups])
+    )
+    everywhere: list[Right] = [Right(Standing.OWNER, "settings", everywhere=True)] if actor.owner else []
+    by_workspace: dict[int, list[Right]] = {}
+    for principal, role, workspace_id in tx.connection.execute(mine):
+        right = Right(Role(role), principal, actor.groups.get(principal), workspace_id is None)
+        (everywhere if workspace_id is None else by_workspace.setdefault(workspace_id, [])).append(right)
+    query = select(WORKSPACES).order_by(WORKSPACES.c.name, WORKSPACES.c.id).limit(limit)
+    if not everywhere:
+        query = query.where(WORKSPACES.c.id.in_(by_workspace))
+    found = [as_row(Workspace, row) for row in tx.connection.execute(query)]
+    return [(one, min([*everywhere, *by_workspace.get(one.id, ())], key=lambda it: STRONGEST_FIRST.index(it.role))) for one in found]
 
 
 def _visible(tx: Transaction, actor: Actor, action: Action, query: Select[Any]) -> Select[Any]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -20,7 +21,7 @@ from storage.access import Action, Actor, Right, may
 from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, AUDIT_HEAD, AuditEvent, Credential, Workspace, as_row, milliseconds
 from storage.passwords import mask
-from storage.refusals import PersonBarred, Refusal
+from storage.refusals import NotAllowed, PersonBarred, Refusal
 
 GENESIS = "0" * 64
 PAGE = 15
@@ -117,8 +118,9 @@ class Changed:
 class Attempt:
     """One attempt inside its transaction. What it is `about` goes into the row, also when it is refused."""
 
-    def __init__(self, tx: Transaction, origin: Origin) -> None:
+    def __init__(self, tx: Transaction, what: What, origin: Origin) -> None:
         self.tx = tx
+        self.what = what
         self.origin = origin
         self.right: Right | None = None
         self.workspace: Workspace | None = None
@@ -140,6 +142,8 @@ class Attempt:
 
     def refuse(self, refusal: Refusal) -> None:
         """Writes the refusal down and goes on: other attempts of the same transaction may succeed."""
+        if isinstance(refusal, NotAllowed):
+            refusal.what = self.what.value
         self.refused = refusal
 
     def rows(self, outcome: str, cause: str | None = None) -> list[dict[str, Any]]:
@@ -166,12 +170,14 @@ def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = No
     exception undoes everything and writes nothing.
     """
     tx.attempted = True
-    current = Attempt(tx, origin)
+    current = Attempt(tx, what, origin)
     try:
         if origin.actor.barred:
             raise PersonBarred(origin.actor.barred)
         yield current
     except Refusal as refusal:
+        if isinstance(refusal, NotAllowed):
+            refusal.what = what.value
         refused = current.rows("refused", refusal.cause)
 
         def write_down(writing: Transaction) -> None:
@@ -192,7 +198,9 @@ def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = No
 def record_refusal(tx: Transaction, what: What, origin: Origin, refusal: Refusal, username: str | None = None) -> None:
     """Writes the row for somebody who was denied before anything could be attempted. `username`: the credential's that they asked for."""
     tx.attempted = True
-    row = Attempt(tx, origin).rows("refused", refusal.cause)[0]
+    if isinstance(refusal, NotAllowed):
+        refusal.what = what.value
+    row = Attempt(tx, what, origin).rows("refused", refusal.cause)[0]
     _append(tx, what, origin, [row | {"workspace_id": refusal.workspace_id, "username": username}], None)
 
 
@@ -313,9 +321,15 @@ def _hash_of(tx: Transaction, event: int) -> str | None:
 
 
 def latest(
-    tx: Transaction, workspace: Workspace | None, about: str | None = None, before: int | None = None, limit: int = PAGE
+    tx: Transaction,
+    workspace: Workspace | None,
+    about: str | None = None,
+    before: int | None = None,
+    limit: int = PAGE,
+    until: datetime | None = None,
 ) -> list[AuditEvent]:
-    """The latest rows, newest first: of the workspace (None: of all), about a username, id or person, older than the row `before`."""
+    """The latest rows, newest first: of the workspace (None: of all), about a username, id or person, older than the row `before` and
+    than the moment `until`."""
     query = select(AUDIT_EVENTS).order_by(AUDIT_EVENTS.c.id.desc()).limit(limit)
     if workspace is not None:
         query = query.where(AUDIT_EVENTS.c.workspace_id == workspace.id)
@@ -324,6 +338,8 @@ def latest(
         query = query.where(or_(*(column == about for column in columns)))
     if before is not None:
         query = query.where(AUDIT_EVENTS.c.id < before)
+    if until is not None:
+        query = query.where(AUDIT_EVENTS.c.at < until)
     return [as_row(AuditEvent, row) for row in tx.connection.execute(query)]
 
 

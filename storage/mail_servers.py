@@ -42,6 +42,11 @@ def proof(tx: Transaction, username: str, what: What) -> Proof:
     return Proof(len(seen), waiting, min(seen, default=None), max(seen, default=None))
 
 
+def reported(tx: Transaction) -> bool:
+    """Whether a mail server process ever told what it does: where none has, nothing is known of what is used."""
+    return tx.connection.scalar(select(MAIL_SERVERS.c.id).limit(1)) is not None
+
+
 @dataclass(frozen=True)
 class Traffic:
     """Log-ins of one credential."""

@@ -33,9 +33,11 @@ class PersonBarred(Refusal):
 
 
 class NotAllowed(Refusal):
-    """The person lacks the right; `helpers` (Slack user and user group ids) can do it or grant it."""
+    """The person lacks the right; `helpers` (Slack user and user group ids) can do it or grant it, or else the owners."""
 
     cause = "not_allowed"
+    what: str | None = None
+    """What was tried, as the audit row says it."""
 
     def __init__(self, action: str, workspace: str | None, helpers: Sequence[str], role: str | None = None) -> None:
         super().__init__(action)
