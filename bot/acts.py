@@ -80,6 +80,8 @@ CAUSES = {
     "not_due": "it was already done",
     "already_answered": "somebody had already answered",
     "already_asked": "they had already asked",
+    "has_role": "they have it",
+    "no_such_request": "there is no such request",
     "asked_too_often": "they asked too often",
 }
 """Why an attempt was refused, by the word in its audit row; another word is shown as it is, with blanks."""

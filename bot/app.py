@@ -10,6 +10,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import (
     access_modal,
+    asking,
     audit_log,
     commands,
     create,
@@ -84,6 +85,7 @@ def register(app: AsyncApp, services: Services) -> None:
     setup.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
+    asking.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))

@@ -8,6 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from storage.access import Role
+from storage.audit import What
 from storage.listing import Order, Place
 from storage.passwords import CROCKFORD
 from storage.refusals import SurfaceOutdated
@@ -90,6 +92,15 @@ class OnSlug(Token):
 
 class OnGrant(Token):
     grant: int
+
+
+class OnAsk(Token):
+    """A role that somebody may ask for, and what they were refused."""
+
+    workspace: int
+    role: Role
+    what: What | None = None
+    channel: str | None = Channel
 
 
 class OnEvent(Token):

@@ -67,6 +67,10 @@ def update(view: dict[str, Any]) -> dict[str, Any]:
     return {"response_action": "update", "view": view}
 
 
+CLEAR: dict[str, Any] = {"response_action": "clear"}
+"""The acknowledgement that closes the modal, and those under it."""
+
+
 def errors(**by_block: str) -> dict[str, Any]:
     """The acknowledgement that shows an error under each named input."""
     return {"response_action": "errors", "errors": by_block}

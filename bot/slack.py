@@ -185,6 +185,7 @@ class Channel:
     """With another organization, or about to be."""
     archived: bool
     has_bot: bool
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -327,6 +328,7 @@ class Slack:
                 shared=found.flag("is_ext_shared") or found.flag("is_pending_ext_shared"),
                 archived=found.flag("is_archived"),
                 has_bot=found.flag("is_member"),
+                name=found.optional("name"),
             )
 
         return await self._ask("conversations.info", {"channel": channel}, read, limit)

@@ -9,8 +9,11 @@ from storage.audit import What
 from storage.database import OutcomeUnknown, Trouble, Unavailable
 from storage.models import Workspace
 from storage.refusals import (
+    AlreadyAnswered,
+    AlreadyAsked,
     AlreadyDeleted,
     AlreadyRequested,
+    AskedTooOften,
     Barred,
     BotNotInChannel,
     ChannelNotMapped,
@@ -18,6 +21,7 @@ from storage.refusals import (
     ExpiryInvalid,
     ExpiryProblem,
     HasExpired,
+    HasRole,
     IsSuspended,
     NameInvalid,
     NameProblem,
@@ -27,6 +31,7 @@ from storage.refusals import (
     NoOldPassword,
     NoSuchCredential,
     NoSuchGrant,
+    NoSuchRequest,
     NoSuchWorkspace,
     NotAChannel,
     NotAllowed,
@@ -158,6 +163,17 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return [BARRED[refusal.barred]]
         case NotAllowed():
             return _not_allowed(refusal, owners)
+        case HasRole():
+            return [f"You have the {refusal.role} role in ", bold(refusal.workspace), " by now. Try again what you were at."]
+        case AlreadyAsked():
+            return ["You asked already (", when(refusal.at), "), and nobody has answered yet. Ask them directly if it's urgent."]
+        case AskedTooOften():
+            return ["You asked for several roles today. Wait until tomorrow, or ask an admin directly."]
+        case AlreadyAnswered():
+            did = "gave it" if refusal.given else "said no"
+            return [principal(refusal.by), f" already {did} (", when(refusal.at), "). Nothing changed."]
+        case NoSuchRequest():
+            return ["That request is no longer there. Nothing changed."]
         case RoleUnknown():
             return ["I can't check your role right now, so I didn't change anything. Try again in a minute."]
         case ChannelNotMapped():

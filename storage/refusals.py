@@ -48,6 +48,49 @@ class NotAllowed(Refusal):
         """The strongest that the person has there; whoever has one may list."""
 
 
+class HasRole(Refusal):
+    """They asked for a role that they have."""
+
+    cause = "has_role"
+
+    def __init__(self, role: str, workspace: str) -> None:
+        super().__init__()
+        self.role = role
+        self.workspace = workspace
+
+
+class AlreadyAsked(Refusal):
+    """For the same role, and nobody has answered yet."""
+
+    cause = "already_asked"
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__()
+        self.at = at
+
+
+class AskedTooOften(Refusal):
+    cause = "asked_too_often"
+
+
+class AlreadyAnswered(Refusal):
+    """Somebody else answered the request for a role."""
+
+    cause = "already_answered"
+
+    def __init__(self, by: str, at: datetime, given: bool) -> None:
+        super().__init__()
+        self.by = by
+        self.at = at
+        self.given = given
+
+
+class NoSuchRequest(Refusal):
+    """No request for a role has this number."""
+
+    cause = "no_such_request"
+
+
 class RoleUnknown(Refusal):
     """Slack could not be asked who is in a user group, and the answer would decide."""
 

@@ -249,7 +249,7 @@ async def test_a_role_that_is_removed_while_the_modal_is_open_stops_it(play: Sta
     [grant] = [one for one in held if one.principal == play.wanda.id]
     await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.submits()
-    view = await play.wanda.sees_modal("You can't create credentials in Acme")
+    view = await play.wanda.sees_modal("Creating needs the writer role in Acme")
     assert "channel" in view.errors
     assert await play.credentials() == []
     assert [event.cause for event in await play.events(action="create")] == ["not_allowed"]
@@ -260,7 +260,7 @@ async def test_a_channel_that_is_remapped_while_the_modal_is_open_is_asked_anew(
     await play.wanda.sees_modal("New SMTP credential")
     await play.db.change(workspaces.map_channel, BY_TEST, play.slack.world.team.id, play.mail.id, play.zeta.id)
     await play.wanda.submits()
-    await play.wanda.sees_modal("You can't create credentials in Zeta")
+    await play.wanda.sees_modal("Creating needs the writer role in Zeta")
     await play.db.change(workspaces.unmap_channel, BY_TEST, play.slack.world.team.id, play.mail.id)
     await play.wanda.submits()
     await play.wanda.sees_modal("This channel isn't connected to a mail workspace")
@@ -302,9 +302,9 @@ async def test_a_channel_that_became_shared_takes_no_credentials(play: Stage) ->
 @pytest.mark.parametrize(
     ("who", "says"),
     [
-        ("rita", "but you can't create credentials"),
-        ("mia", "but you can't create credentials"),
-        ("rex", "can't create"),
+        ("rita", "Creating needs the writer role in Acme; you are"),
+        ("mia", "Creating needs the writer role in Acme; you are"),
+        ("rex", "you are a responder"),
         ("gus", "Guests can't"),
     ],
 )
@@ -336,10 +336,10 @@ async def test_people_of_other_organizations_are_denied_at_every_button(play: St
 
 async def test_an_unmapped_channel_and_a_direct_message_say_what_to_do(play: Stage) -> None:
     await play.wanda.types(play.lobby, "/smtp create Relay")
-    await play.wanda.sees("This channel isn't connected to a mail workspace yet", play.lobby)
+    await play.wanda.sees("This channel isn't connected to a mail workspace", play.lobby)
     dm = play.slack.world.dm(play.wanda.id)
     await play.wanda.types(dm, "/smtp create Relay")
-    await play.wanda.sees("I work in channels", dm)
+    await play.wanda.sees("Create and list work in a channel", dm)
 
 
 async def test_while_slack_cannot_tell_who_is_in_a_group_nothing_is_created(play: Stage) -> None:

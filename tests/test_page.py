@@ -111,7 +111,7 @@ async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
 async def test_who_may_not_reads_why(made: Demo, chromium: Browser) -> None:
     rita = await window(chromium, made, "rita")
     await rita.type("/smtp create Relay")
-    await expect(rita.page.locator("article.only").last).to_contain_text("but you can't create credentials")
+    await expect(rita.page.locator("article.only").last).to_contain_text("Creating needs the writer role")
     await expect(rita.page.get_by_role("dialog")).to_have_count(0)
     await rita.page.get_by_role("button", name="# random").click()
     await rita.type("/smtp")

@@ -311,7 +311,11 @@ async def test_an_answer_lost_after_the_commit_counts_as_done(play: Stage, monke
 
 async def test_the_right_is_asked_at_the_door_and_at_the_submission(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
-    for person, says in ((play.rita, "you can't create"), (play.rex, "you can't create"), (play.gus, "Guests can't")):
+    for person, says in (
+        (play.rita, "Rotating needs the writer role"),
+        (play.rex, "Rotating needs the writer role"),
+        (play.gus, "Guests can't"),
+    ):
         await person.types(play.mail, "/smtp rotate Relay")
         await person.sees(says, play.mail)
         assert person.view is None
@@ -320,7 +324,7 @@ async def test_the_right_is_asked_at_the_door_and_at_the_submission(play: Stage)
     [grant] = [one for one in held if one.principal == play.wanda.id]
     await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.submits()
-    await play.wanda.sees_modal("can't create credentials")
+    await play.wanda.sees_modal("Rotating needs the writer role")
     assert {event.outcome for event in await play.events(action="rotate")} == {"refused"}
     assert (await the_one(play)).rotated_at is None
 

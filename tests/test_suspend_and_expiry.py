@@ -32,7 +32,7 @@ async def test_suspended_is_refused_and_resumed_works_again_with_the_same_passwo
     await play.rita.types(play.mail, "/smtp list")
     await play.rita.sees("Relay (suspended)")
     await play.rex.types(play.mail, f"/smtp resume {username}")
-    await play.rex.sees("but you can't create")
+    await play.rex.sees("needs the writer role in Acme")
     await play.wanda.types(play.mail, f"/smtp resume {username}")
     await play.wanda.sees_modal("@rex suspended it")
     await play.wanda.submits()
@@ -79,7 +79,7 @@ async def test_who_suspends_twice_reads_who_was_first(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp suspend Relay")
     await play.wanda.sees("is suspended, by @rex")
     await play.rita.types(play.mail, "/smtp suspend Relay")
-    await play.rita.sees("but you can't delete")
+    await play.rita.sees("Suspending needs the responder role")
 
 
 async def create_until(play: Stage, expires: str, day: str | None = None) -> None:
