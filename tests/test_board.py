@@ -213,6 +213,7 @@ async def test_a_role_that_came_another_way_settles_the_request(play: Stage) -> 
     await play.settled()
     request = await play.adam.sees("@mia asks for the writer role in Acme.")
     await play.grant(play.mia, Role.ADMIN)
+    play.bot.errands.wake()
     await play.settled()
     assert "gave it" in play.adam.read(request)
     await play.mia.sees("gave you the writer role in Acme", play.mail)
@@ -255,6 +256,7 @@ async def test_asking_is_bounded(play: Stage) -> None:
     await play.db.change(asking.ask, mia, play.zeta.id, Role.READER)
     with pytest.raises(AskedTooOften):
         await play.db.change(asking.ask, mia, play.zeta.id, Role.WRITER)
+    play.bot.errands.wake()
     await play.settled()
     assert (await play.db.read(errands.still_open)).count == 0
 

@@ -139,7 +139,9 @@ async def test_delete_offers_what_was_probably_meant(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp delete Pritner")
     await play.wanda.sees("Did you mean Printer?")
     await play.wanda.types(play.other, "/smtp delete Printer")
-    await play.wanda.sees("Deleting needs the responder role in Zeta; you have no role there. Ask @olga, who owns this app.", play.other)
+    await play.wanda.sees(
+        "Deleting needs the responder role in Zeta; you are only a member of its channel. Ask @olga, who owns this app.", play.other
+    )
 
 
 async def test_a_name_of_another_workspace_is_not_revealed(play: Stage) -> None:

@@ -37,7 +37,7 @@ async def test_an_admin_connects_and_disconnects_only_their_own(play: Stage) -> 
     await play.settled()
     assert play.adam.view is None
     await play.adam.types(play.other, "/smtp setup")
-    await play.adam.sees("Connecting a channel needs the admin role in Zeta; you have no role there", play.other)
+    await play.adam.sees("Connecting a channel needs the admin role in Zeta; you are only a member of its channel", play.other)
     await play.adam.types(play.lobby, "/smtp setup")
     await play.adam.sees_modal("It is connected to Acme")
     await play.adam.presses("Disconnect…")
@@ -75,9 +75,9 @@ async def test_roles_are_given_and_taken_in_the_modal(play: Stage) -> None:
     await play.adam.presses("Remove…", near="@mia")
     await play.settled()
     await play.mia.submits()
-    await play.mia.sees_modal("Creating needs the writer role in Acme; you have no role there. Ask @adam")
+    await play.mia.sees_modal("Creating needs the writer role in Acme; you have no role there. Ask an admin of Acme")
     await play.wanda.types(play.mail, "/smtp access")
-    await play.wanda.sees("Giving roles needs the admin role in Acme; you are a writer. Ask @adam")
+    await play.wanda.sees("Giving roles needs the admin role in Acme; you are a writer. Ask @oncall, @adam")
     done = [(event.action, event.subject) for event in await play.events(user_id=play.adam.id, outcome="done")]
     assert [action for action, _ in done] == ["access.grant", "access.grant", "access.remove"]
 
