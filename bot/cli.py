@@ -138,33 +138,29 @@ def run() -> None:
 
 @cli.command()
 def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the sockets.")] = 1) -> None:
-    """Answers mail servers: log-ins on AUTHD_LISTEN, open sessions on POLICY_LISTEN."""
-    from bot.run import StartError, open_database
-    from mailauth import server
+    """Answers mail servers: log-ins on AUTHD_LISTEN, open sessions on POLICY_LISTEN. SIGHUP replaces the workers one after the other."""
+    from mailauth import process, server, sockets
     from mailauth.policy import WhenAway
 
     read = settings()
-    if not read.authd_listen:
-        fail("AUTHD_LISTEN: missing. Where mail servers ask: unix:/run/smtp-bot/auth or tcp:127.0.0.1:12345")
-
-    async def check() -> None:
-        await (await open_database(read)).close()
-
     try:
-        asyncio.run(check())
-        server.run(
+        process.run(
             server.AuthdConfig(
                 database_url=read.database_url.get_secret_value(),
                 auth=read.authd_listen,
                 policy=read.policy_listen,
                 http=read.authd_http,
+                token=read.authd_http_token.get_secret_value() or None,
+                nginx_server=sockets.host_and_port(read.authd_nginx_server, "AUTHD_NGINX_SERVER"),
+                group=read.authd_group,
+                peers=read.authd_peers or sockets.LOOPBACK,
                 require_tls=read.authd_require_tls,
                 when_away=WhenAway(read.policy_when_away),
                 argon2=(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism),
                 workers=workers,
             )
         )
-    except (StartError, server.ListenError) as error:
+    except sockets.ListenError as error:
         fail(str(error))
 
 

@@ -207,7 +207,7 @@ class Bot:
         await self._insist(remember)
         hasher = Hasher(settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism)
         self._stack.callback(hasher.close)
-        people = People(slack, me.team_id, settings.bot_owners, settings.bot_allow_guests, self._monotonic)
+        people = People(slack, me.team_id, settings.bot_owners, settings.bot_allow_guests, self._monotonic, limits.question)
         if not settings.bot_owners:
             log.warning("BOT_OWNERS is empty: nobody can make workspaces or give the first roles from Slack")
         self.services = Services(settings, db, hasher, slack, people, me.team_id, Work(limits.places, limits.waiting), limits)

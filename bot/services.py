@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from bot.delivery import PLACES, WAITING_MAX, Work
-from bot.people import People
+from bot.people import ASK_LIMIT, People
 from bot.settings import Settings
 from bot.slack import LOOKS, Slack
 from storage.database import Database
@@ -17,6 +17,8 @@ class Limits:
 
     acknowledge: float = 2.5
     """Until a modal's submission is answered, inside Slack's 3."""
+    question: float = ASK_LIMIT
+    """For one question to Slack about a person, a user group or a channel."""
     work: float = 60.0
     """For all that follows an acknowledgement."""
     request: float = 5.0

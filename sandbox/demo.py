@@ -36,11 +36,6 @@ PORTS_TRIED = 20
 LEAK_WATCH = {"message.channels": "channels:history", "message.groups": "groups:history"}
 """What `BOT_LEAK_WATCH` adds to the manifest: event -> its scope."""
 TOKENS = ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET")
-WHY_NOT = {
-    "format": "not a password of that credential",
-    "password": "wrong password, or no active credential",
-    "back-off": "too many wrong ones",
-}
 
 
 def main(port: int = PORT, mail_port: int = MAIL_PORT) -> None:
@@ -110,7 +105,6 @@ class Demo:
         await self._seed(db, roles)
         hasher = Hasher(*self._argon2)
         verifier = Verifier(db, hasher)
-        await verifier.start()
         mail = self.page.mail = MailServer(lambda *asked: self._verify(verifier, *asked), slack.world.clock, slack.world.touch)
         await mail.start(self._mail_port)
         flushing = asyncio.create_task(verifier.keep_flushing())
@@ -149,11 +143,11 @@ class Demo:
             await db.close()
 
     async def _verify(self, verifier: Verifier, username: str, password: str, address: str) -> tuple[bool, str]:
-        answer, why = await verifier.explain(username, password, address, "smtp")
-        if answer is Answer.YES:
+        result = await verifier.check(username, password, address, "smtp")
+        if result.answer is Answer.YES:
             self.page.done.add("send")
             return True, "accepted"
-        return False, WHY_NOT.get(why, why)
+        return False, result.why
 
     async def _seed(self, db: Database, roles: dict[str, str]) -> None:
         slack, team = self.slack, self.slack.world.team.id
@@ -185,7 +179,8 @@ class Demo:
             await self.slack.world.changed(5)
             states = set(await db.read(lambda tx: tx.connection.scalars(text("SELECT DISTINCT state FROM credentials")).all()))
             refused = bool(mail.logins) and not mail.logins[-1].accepted
-            posted = [one.text for messages in self.slack.world.messages.values() for one in messages if one.user in self.slack.people]
+            people = self.slack.people
+            posted = [one.text for messages in self.slack.world.messages.values() for one in messages if one.user in people]
             done = {
                 *({"create"} if states & {"active", "deleted"} else ()),
                 *({"leak"} if any(mask(said) != said for said in posted) else ()),

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import unquote
 
 from alembic import command
 from alembic.config import Config
@@ -306,6 +307,8 @@ class Database:
 
         def run() -> T:
             job.check()
+            if self._file is not None and _identity(self.url) != self._file:
+                raise Unavailable(Trouble.REPLACED)
             try:
                 return work(job)
             except SQLAlchemyError as error:
@@ -327,10 +330,14 @@ class Database:
 
     async def ping(self) -> None:
         """Tries a read and a write. Raises Unavailable with what is wrong."""
-        if self.sqlite and self._file is not None and _identity(self.url) != self._file:
-            raise Unavailable(Trouble.REPLACED)
         await self.read(lambda tx: tx.connection.exec_driver_sql("SELECT 1").scalar())
         await self.note(_touch)
+
+    async def follow(self) -> None:
+        """Goes over to the SQLite file that has replaced the one that was open."""
+        for lane in (self._reading, self._writing, self._noting):
+            lane.engine.dispose()
+        self._file = _identity(self.url)
 
     async def close(self) -> None:
         """Ends the threads, after what they are at."""
@@ -445,8 +452,9 @@ def _touch(tx: Transaction) -> None:
 
 def _identity(url: URL) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
+    name = url.database or ""
     try:
-        found = os.stat(url.database or "")
+        found = os.stat(unquote(name.removeprefix("file:")) if name.startswith("file:") else name)
     except OSError:
         return None
     return found.st_dev, found.st_ino

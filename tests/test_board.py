@@ -14,18 +14,13 @@ from storage.refusals import AskedTooOften
 from tests.stage import BY_TEST, Stage
 
 
-def between(play: Stage, one: Person, other: Person) -> Channel:
-    """A direct message between two people."""
-    return play.slack.world.add_channel("directmessage", "im", [one.id, other.id])
-
-
 async def board(play: Stage, person: Person, where: Channel) -> str:
     await person.types(where, "/smtp")
     return person.read(await person.sees("For support:", where))
 
 
 async def test_elsewhere_it_offers_what_the_reader_may_do_in_all_their_workspaces(play: Stage) -> None:
-    for where in (play.lobby, between(play, play.rex, play.mia)):
+    for where in (play.lobby, play.slack.world.direct(play.rex.id, play.mia.id)):
         shown = await board(play, play.rex, where)
         for part in (
             "You're a responder in Acme, through @oncall.",
@@ -41,7 +36,7 @@ async def test_elsewhere_it_offers_what_the_reader_may_do_in_all_their_workspace
     shown = await board(play, play.adam, play.lobby)
     assert "[Connect this channel]" in shown
     assert "isn't connected to a mail workspace yet" in shown
-    assert "[Connect this channel]" not in await board(play, play.adam, between(play, play.adam, play.mia))
+    assert "[Connect this channel]" not in await board(play, play.adam, play.slack.world.direct(play.adam.id, play.mia.id))
     assert "[Revoke…]" not in await board(play, play.rita, play.lobby)
 
 

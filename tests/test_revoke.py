@@ -26,7 +26,7 @@ async def made(play: Stage, *names: str) -> dict[str, str]:
 @pytest.mark.parametrize("form", ["{} {}", "{},{}", "```{}\n{}```", "user={};user={} and {}"])
 async def test_several_at_once_pasted_in_any_form_from_anywhere(play: Stage, form: str) -> None:
     usernames = list((await made(play, "Relay", "Printer")).values())
-    dm = play.slack.world.dm(play.rex.id)
+    dm = play.slack.world.direct(play.rex.id, play.mia.id)
     await play.rex.types(dm, "/smtp revoke " + form.format(*usernames, usernames[0]))
     view = await play.rex.sees_modal("Revoke credentials")
     for part in ("Relay", "Printer", *usernames, "@wanda", "Last used", "Not used yet", "can't be undone"):
@@ -248,7 +248,7 @@ async def test_whois_tells_whose_it_is_to_those_who_may_see_it(play: Stage) -> N
     password = await play.create(play.wanda, "Relay")
     [credential] = await play.credentials()
     before = len(play.slack.traffic)
-    dm = play.slack.world.dm(play.rex.id)
+    dm = play.slack.world.direct(play.rex.id, play.mia.id)
     for asked in (credential.username, f"Nov 24 postfix/smtpd: sasl_username={credential.username.upper()}", f"SMTP_PASSWORD={password}"):
         await play.rex.types(dm, f"/smtp whois {asked}")
         shown = play.rex.read(await play.rex.sees("Mail workspace  Acme", dm))
@@ -302,6 +302,7 @@ async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> 
 @pytest.mark.parametrize("mode", ["socket"])
 async def test_the_leak_watch_tells_author_and_responders(tmp_path: Path, mode: str) -> None:
     async with stage(f"sqlite:///{tmp_path / 'bot.db'}", mode, bot_leak_watch=True) as play:
+        play.slack.world.installed().scopes.append("channels:history")
         play.slack.world.installed().events.append("message.channels")
         password = await play.create(play.wanda, "Relay")
         before = len(play.slack.traffic)
