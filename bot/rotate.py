@@ -87,15 +87,22 @@ async def submit(request: Request) -> Answer:
     credential, workspace = begun
 
     async def then() -> None:
-        await deliver(request, origin, credential, workspace, new_password.chosen_style(given), overlap, words)
+        await deliver(request, origin, credential, workspace, given, overlap, words)
 
     return Answer(update(rotating_view()), then)
 
 
 async def deliver(
-    request: Request, origin: Origin, credential: Credential, workspace: Workspace, style: Style, overlap: timedelta | None, words: str
+    request: Request,
+    origin: Origin,
+    credential: Credential,
+    workspace: Workspace,
+    given: dict[str, Any],
+    overlap: timedelta | None,
+    words: str,
 ) -> None:
-    """Hands the new password over and lets it count; or leaves the old one as it is and tells."""
+    """Hands the new password over and lets it count; or leaves the old one as it is and tells. `given`: what the modal held."""
+    style, recipe = new_password.chosen_style(given), new_password.chosen_recipe(given)
     db, settings = request.services.db, request.services.settings
     channel, key = credential.rotation_in or "", credential.rotation_key or ""
     head = line("New password for ", bold(credential.name), " in ", bold(workspace.name))
@@ -106,7 +113,7 @@ async def deliver(
         style,
         channel,
         new_password.response_url(request),
-        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks),
+        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks, recipe),
         accept=lambda phc, tag: db.change(lifecycle.finish_rotation, origin, credential.id, key, phc, tag, overlap, style is Style.DEVICE),
         accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
@@ -153,6 +160,7 @@ def rotate_modal(
             *rows,
             field("Old password", "overlap", overlap, "Enter the new password in every app before the old one stops."),
             new_password.channel_field("The new password is shown there, only to you.", first_choice),
+            new_password.recipe_field(),
             new_password.device_field(ticked=credential.device),
             foot("You'll see the new password once. Nobody can look it up later. The username stays the same."),
         ],

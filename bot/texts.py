@@ -71,7 +71,7 @@ NAMES = {
 }
 EXPIRIES = {
     ExpiryProblem.NO_DATE: "Choose a date.",
-    ExpiryProblem.TWO_CHOICES: "Choose either a number of days or a date.",
+    ExpiryProblem.TWO_CHOICES: "You chose a date too. Choose “On a date”, or clear the date.",
     ExpiryProblem.PAST: "Choose a date in the future.",
     ExpiryProblem.TOO_FAR: "Choose a date within the next ten years, or Never.",
 }

@@ -118,7 +118,7 @@ async def test_rotating_extending_and_suspending_from_the_tab(play: Stage) -> No
     await wanda.sees_home("Old password until")
     await wanda.chooses("Set expiry…", near="Relay", where=play.slack.world.homes[wanda.id])
     await wanda.sees_modal("Change expiry")
-    wanda.picks("Expires", "In 30 days")
+    await wanda.selects("expires", "In 30 days")
     await wanda.submits()
     await wanda.sees_home("Expires")
     await wanda.closes()

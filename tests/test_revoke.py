@@ -182,7 +182,7 @@ async def test_a_device_password_is_found_without_its_username(play: Stage) -> N
     await play.wanda.sees_modal("New SMTP credential")
     play.wanda.ticks("Device", "Short password for a printer or another device")
     await play.wanda.submits()
-    await play.wanda.sees_modal("Credential created")
+    await play.settled()
     [parsed] = list(passwords.find(play.wanda.read(await play.wanda.sees(": Printer", play.mail))))
     await play.create(play.wanda, "Relay")
     message = await play.mia.posts(play.mail, f"printer: {parsed.canonical.upper()}")
