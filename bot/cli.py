@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import pwd
+import sys
 from collections.abc import Callable, Coroutine
 from importlib.resources import files
 from typing import Annotated, Any, NoReturn
@@ -25,6 +26,8 @@ from storage.database import Database, OutcomeUnknown, Unavailable
 from storage.listing import Order
 from storage.models import AuditEvent, Credential, Workspace
 from storage.refusals import NoSuchCredential, Refusal
+from storage.typed import TEXT_MAX
+from storage.typed import read as read_typed
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 db_cli = typer.Typer(no_args_is_help=True, help="The database.")
@@ -270,17 +273,22 @@ def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_js
 
 @cli.command()
 def revoke(
-    usernames: Annotated[list[str], typer.Argument(metavar="USERNAME...")],
+    usernames: Annotated[list[str], typer.Argument(metavar="USERNAME...", help="Also pasted as in a log; - reads standard input.")],
     reason: Annotated[str | None, typer.Option(help="Kept in the audit log.")] = None,
     as_json: Json = False,
 ) -> None:
     """Deletes credentials at once, in whatever workspace they are."""
 
+    text = " ".join(sys.stdin.read(TEXT_MAX) if one == "-" else one for one in usernames)
+    named = read_typed(text).usernames
+    if not named:
+        fail("There is no username in that. They look like smtp-acme-7k2m9x4q.")
+
     async def work(shell: Shell) -> None:
         failed = False
-        for username in dict.fromkeys(usernames):
+        for username in named:
             try:
-                found = await shell.db.read(listing.by_username, username.strip().lower())
+                found = await shell.db.read(listing.by_username, username)
                 if found is None:
                     raise NoSuchCredential(username)
                 deleted, workspace = await shell.db.change(credentials.delete, shell.origin, found.id, reason)

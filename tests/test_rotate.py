@@ -360,7 +360,11 @@ async def test_a_part_of_a_name_offers_those_that_contain_it(play: Stage) -> Non
     await play.wanda.sees_modal("Relay two")
     await play.wanda.closes()
     await play.wanda.types(play.mail, "/smtp rotate")
-    await play.wanda.sees("Which one?", play.mail)
+    await play.wanda.sees_modal("Rotate which credential?")
+    assert len(await play.wanda.searches("Part of a name or username", "")) == 2
+    [found] = await play.wanda.searches("Part of a name or username", "ONE")
+    await play.wanda.selects("Part of a name or username", found)
+    await play.wanda.sees_modal("Relay one")
 
 
 async def test_a_paused_channel_shows_no_password(play: Stage) -> None:
