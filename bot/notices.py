@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from bot import texts
+from bot.acts import ACTS
 from bot.blocks import Block, Piece, bold, code, foot, in_words, line, lines, principal, when
 from bot.new_password import what_to_do
 from storage.audit import Surface, What
@@ -139,8 +139,8 @@ def outcome(done: Sequence[AuditEvent], named: dict[str, str]) -> list[Block]:
     for event in done[:NAMED_MAX]:
         about: list[Piece] = []
         if event.credential_id:
-            about = [": ", bold(named.get(event.credential_id, "")), " (", code(event.username or ""), ")"]
-        rows.append(line(texts.DONE.get(What(event.action), "It was done"), *about, "."))
+            about = [" ", bold(named.get(event.credential_id, "")), " (", code(event.username or ""), ")"]
+        rows.append(line(f"You {ACTS[What(event.action)].done.rstrip(':')}", *about, "."))
     return [line("About what I didn't know a moment ago: it was done."), *rows]
 
 

@@ -94,25 +94,6 @@ HELD: dict[Role | Standing, str] = {
     Role.READER: "a reader",
     Standing.MEMBER: "only a member of its channel",
 }
-DONE = {
-    What.CREATE: "Made",
-    What.ACTIVATE: "Made, and its password works",
-    What.DELETE: "Deleted",
-    What.ROTATE: "A new password was begun for",
-    What.FINISH_ROTATION: "The new password works",
-    What.END_PREVIOUS: "The old password was ended",
-    What.SUSPEND: "Suspended",
-    What.RESUME: "Resumed",
-    What.SUSPEND_ALL: "The workspace was suspended",
-    What.RESUME_ALL: "The workspace was resumed",
-    What.REVOKE_ALL: "The workspace was suspended, and its credentials are being deleted",
-    What.EXPIRY: "Its expiry was changed",
-    What.GRANT: "The role was given",
-    What.UNGRANT: "The role was taken away",
-    What.MAP_CHANNEL: "The channel was connected",
-    What.UNMAP_CHANNEL: "The channel was disconnected",
-    What.MAKE_WORKSPACE: "The mail workspace was made",
-}
 TROUBLES = {
     Trouble.AWAY: "The database doesn't answer, so nothing was changed. Try again in a minute; from a shell it won't work either.",
     Trouble.LATE: "The database took too long, so nothing was changed. Try again in a minute.",
@@ -287,7 +268,7 @@ def _ask(helpers: Sequence[str], owners: Sequence[str]) -> list[Piece]:
         return [" Ask ", *people(helpers), "."]
     if owners:
         return [" Ask ", *people(owners[:OWNERS_NAMED]), f", who own{'s' if len(owners) == 1 else ''} this app."]
-    return [" Ask an owner of this app."]
+    return [" Ask whoever runs this app."]
 
 
 def in_field(refusal: Refusal, command: str) -> str:
