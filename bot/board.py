@@ -75,8 +75,14 @@ async def ask_to_revoke(request: Request) -> None:
     await revoke.typed(request, "")
 
 
-async def show(request: Request, words: Mapping[str, Word], unknown: str | None = None) -> None:
-    """`unknown`: the word that was typed and means nothing."""
+async def show(request: Request, words: Mapping[str, Word], unknown: str | None = None, teaches: bool = True) -> None:
+    """Shows the board.
+
+    Args:
+        words: what can be typed.
+        unknown: the word that was typed and means nothing.
+        teaches: whether the words are explained, too.
+    """
     services = request.services
     workspace: Workspace | None = None
     problem: Refusal | None = None
@@ -94,6 +100,9 @@ async def show(request: Request, words: Mapping[str, Word], unknown: str | None 
     else:
         rows += elsewhere(services, problem, standing, str(request.body.get("api_app_id") or ""))
     shown = [(name, word) for name, word in words.items() if word.needs is None or word.needs in standing.allowed]
+    if not teaches:
+        await request.show(rows)
+        return
     rows.append(lines(*([code(f"{services.command} {name} {word.arguments}".strip()), f"  {word.says}"] for name, word in shown)))
     if workspace and Action.CREATE in standing.allowed:
         rows.append(line(texts.GONE_PASSWORD))

@@ -25,7 +25,7 @@ from storage.audit import Origin, Surface
 from storage.database import Database, OutcomeUnknown, Unavailable
 from storage.listing import Order
 from storage.models import AuditEvent, Credential, Workspace
-from storage.refusals import NoSuchCredential, Refusal
+from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
 from storage.typed import TEXT_MAX
 from storage.typed import read as read_typed
 
@@ -41,6 +41,7 @@ cli.add_typer(audit_cli, name="audit")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ROWS = 500
+SLUGS_NAMED = 10
 
 
 class Shell:
@@ -57,7 +58,12 @@ class Shell:
         return self.team
 
     async def workspace(self, slug: str) -> Workspace:
-        return await self.db.read(workspaces.named, slug)
+        """Raises NoSuchWorkspace, which names some that there are."""
+        try:
+            return await self.db.read(workspaces.named, slug)
+        except NoSuchWorkspace as refusal:
+            refusal.known = [one.slug for one in await self.db.read(workspaces.all_of_them)][:SLUGS_NAMED]
+            raise
 
 
 def operator() -> str:

@@ -9,8 +9,8 @@ from bot import access_modal, audit_log, board, create, delete, listing, revoke,
 from bot.blocks import Block, Piece, actions, button
 from bot.board import Run, Word
 from bot.codec import OnCredential, OnWord
-from bot.delete import OPEN_DELETE
 from bot.door import EVERYWHERE, Door, Handler, Request
+from bot.rotate import OPEN_LEAKED
 from bot.services import Services
 from bot.target import Purpose, choose, choose_among, open_picker
 from storage import access, credentials
@@ -18,10 +18,11 @@ from storage.access import Action, Actor
 from storage.database import Transaction
 from storage.models import State
 from storage.names import looks_like_password
-from storage.refusals import NoSuchCredential, SurfaceOutdated
+from storage.refusals import ChannelNotMapped, NoSuchCredential, NoSuchWorkspace, NotAChannel, SurfaceOutdated
 from storage.typed import command, read
 
 WHOIS = "whois"
+SLUGS_NAMED = 10
 
 
 def alone(handler: Handler) -> Run:
@@ -39,12 +40,25 @@ async def help_(request: Request) -> None:
 
 async def revoke_(request: Request, rest: str) -> None:
     """Usernames count wherever they stand in what was pasted, also encoded, so it is read as it came."""
-    whole = rest.startswith(revoke.WHOLE_PREFIX) or not rest
-    await revoke.typed(request, rest if whole else request.text)
+    if rest.startswith(revoke.WHOLE_PREFIX):
+        return await whole(request, revoke.open_whole, rest)
+    await revoke.typed(request, request.text if rest else "")
+    return None
 
 
 async def whois_(request: Request, rest: str) -> None:
     await whois.typed(request, request.text if rest else "")
+
+
+async def whole(request: Request, run: Run, rest: str) -> None:
+    """For `workspace:SLUG`. Whoever mistypes it reads the ones that they administer."""
+    try:
+        await run(request, rest.removeprefix(revoke.WHOLE_PREFIX).strip())
+    except NoSuchWorkspace as refusal:
+        actor = await request.actor(EVERYWHERE)
+        found = await request.services.db.read(access.visible_workspaces, actor, Action.ADMINISTER, SLUGS_NAMED)
+        refusal.known = [one.slug for one in found]
+        raise
 
 
 WHOLE_WORDS: dict[str, Run] = {"suspend": revoke.open_whole, "resume": revoke.open_resume_all}
@@ -55,7 +69,7 @@ def on_credential(word: str, purpose: Purpose) -> Run:
 
     async def run(request: Request, rest: str) -> None:
         if rest.startswith(revoke.WHOLE_PREFIX) and word in WHOLE_WORDS:
-            return await WHOLE_WORDS[word](request, rest.removeprefix(revoke.WHOLE_PREFIX).strip())
+            return await whole(request, WHOLE_WORDS[word], rest)
         if not rest:
             return await open_picker(request, purpose)
         usernames = read(request.text).usernames
@@ -104,7 +118,16 @@ async def dispatch(request: Request) -> None:
     known = GRAMMAR.get(word or "help")
     if known is None:
         return await board.show(request, GRAMMAR, unknown=word)
-    return await known.run(request, rest)
+    await _run(request, known, rest)
+    return None
+
+
+async def _run(request: Request, known: Word, rest: str) -> None:
+    """Where no mail workspace is connected, a word that needs one shows what works there instead."""
+    try:
+        await known.run(request, rest)
+    except (ChannelNotMapped, NotAChannel):
+        await board.show(request, GRAMMAR, teaches=False)
 
 
 async def meant(request: Request) -> None:
@@ -112,7 +135,7 @@ async def meant(request: Request) -> None:
     known = GRAMMAR.get(OnWord.decode(request.value).word)
     if known is None:
         raise SurfaceOutdated
-    await known.run(request, "")
+    await _run(request, known, "")
 
 
 async def refuse_password(request: Request) -> None:
@@ -124,9 +147,9 @@ async def refuse_password(request: Request) -> None:
         actor = await request.actor(EVERYWHERE)
         if await request.services.db.read(_may_delete, actor, found):
             value = OnCredential(credential=found, channel=request.channel).encode()
-            more.append(actions(button("Revoke it", OPEN_DELETE, value, style="danger")))
+            more.append(actions(button("Revoke it", OPEN_LEAKED, value, style="danger")))
     if not more:
-        says.append(" Ask an admin of its mail workspace to delete that credential.")
+        says.append(" Ask an admin of its mail workspace to revoke that credential.")
     await request.say(says, *more)
 
 

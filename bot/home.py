@@ -17,7 +17,6 @@ from bot.blocks import (
     DIVIDER,
     OPTIONS_MAX,
     Block,
-    Piece,
     actions,
     bold,
     button,
@@ -33,6 +32,7 @@ from bot.blocks import (
 from bot.codec import WORDS_MAX, InHome, OnWorkspace
 from bot.door import EVERYWHERE, Door, Request
 from bot.new_password import usual_channel
+from bot.setup import first_steps
 from bot.slack import Ok, Refused
 from storage import access, listing, mail_servers, workspaces
 from storage.access import TABLE, Action, Actor, Right
@@ -171,7 +171,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
         rows += bottom(page, wanted)
     rows += [DIVIDER, line(*texts.role_sentence(shown.held, workspace, shown.admins))]
     if not shown.connected:
-        rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *_connect(services.command)))
+        rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *first_steps(services.command)))
     if Action.CREATE in TABLE[right.role]:
         rows.append(line(texts.GONE_PASSWORD))
     return home(rows, wanted)
@@ -264,16 +264,12 @@ def no_workspace(command: str, owner: bool) -> list[Block]:
         line("Here you'll see the usernames and passwords with which your apps and devices send mail."),
     ]
     if owner:
-        return [*rows, line("There is no mail workspace yet. ", *_connect(command))]
+        return [*rows, line("There is no mail workspace yet. ", *first_steps(command))]
     return [
         *rows,
         line("You have no role in any mail workspace yet, so there is nothing to show."),
         line("Go to a channel that is connected to one and type ", code(command), ". It tells your role there, and who can give you one."),
     ]
-
-
-def _connect(command: str) -> list[Piece]:
-    return ["To connect a channel, type ", code(f"{command} setup"), " there. Passwords are shown in connected channels only."]
 
 
 def _unsure(unanswered: bool) -> list[Block]:

@@ -59,13 +59,13 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     last = credential.last_used_at
     if last is None or last <= now - timedelta(days=unused_days):
         since = credential.created_at if last is None else last
-        return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Not used yet."
-    counted = f"{traffic.hour} log-in{'' if traffic.hour == 1 else 's'} in the last hour, {traffic.day} in the last day."
+        return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Nothing has used it."
+    counted = f"{traffic.hour} log-in{'' if traffic.hour == 1 else 's'} in the last hour, {traffic.day} in the last day"
     if now - last < JUST_USED:
         minutes = max(int((now - last).total_seconds() // 60), 0)
         ago = "just now" if minutes == 0 else "a minute ago" if minutes == 1 else f"{minutes} minutes ago"
-        return f"Used {ago}: something will stop. {counted}"
-    return counted
+        return f"In use: {counted}, last {ago}. Mail will stop."
+    return f"In use: {counted}. Mail will stop."
 
 
 def proof_sentence(proof: Proof) -> str:

@@ -12,7 +12,7 @@ from slack_bolt.app.async_app import AsyncApp
 
 from bot import blocks, texts
 from bot.access_modal import OPEN_ACCESS
-from bot.blocks import OPTIONS_MAX, Block, actions, bold, button, code, field, foot, in_words, line, modal, option, plain, principal
+from bot.blocks import OPTIONS_MAX, Block, Piece, actions, bold, button, code, field, foot, in_words, line, modal, option, plain, principal
 from bot.codec import OnWorkspace
 from bot.create import CREATE
 from bot.door import CLEAR, EVERYWHERE, Answer, Door, Request, errors, notice, update
@@ -163,6 +163,19 @@ async def invited(services: Services, event: dict[str, Any]) -> None:
     match await services.slack.post_message(channel, in_words(hello())):
         case Ok(posted) if posted.ts:
             await services.db.note(invitations.keep, posted.channel, posted.ts)
+
+
+def first_steps(command: str) -> list[Piece]:
+    """How somebody gets a channel connected, for where nothing is yet."""
+    return [
+        "Type ",
+        code("/invite @SMTP Credentials"),
+        " in the channel that is to manage it, and press ",
+        bold("Connect this channel"),
+        " in my message there; or type ",
+        code(f"{command} setup"),
+        ". Passwords are shown in connected channels only.",
+    ]
 
 
 def hello() -> list[Block]:

@@ -186,7 +186,8 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return [f'There already is a workspace "{refusal.slug}". Choose another short name.']
         case NoSuchWorkspace():
             if refusal.slug:
-                return [f'There is no mail workspace "{refusal.slug}".']
+                known = f" You have: {', '.join(refusal.known)}." if refusal.known else ""
+                return [f'There is no mail workspace "{refusal.slug}".{known}']
             return ["That mail workspace is no longer there, so nothing was changed.", *_ask((), owners)]
         case WorkspaceSuspended():
             by, at = principal(refusal.by), when(refusal.at)

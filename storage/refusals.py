@@ -174,6 +174,8 @@ class NoSuchWorkspace(Refusal):
         super().__init__()
         self.slug = slug
         """As it was typed; empty when it went away meanwhile."""
+        self.known: Sequence[str] = ()
+        """Those that the person could have meant."""
 
 
 class WorkspaceSuspended(Refusal):

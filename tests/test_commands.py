@@ -1,5 +1,7 @@
 """The words after the command, the menu, and what is typed by mistake."""
 
+import asyncio
+
 import pytest
 
 from tests.stage import Stage
@@ -67,4 +69,10 @@ async def test_a_password_typed_into_a_command_is_not_used_and_not_repeated(play
 async def test_the_command_works_in_a_direct_message_only_to_say_where(play: Stage) -> None:
     dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, "/smtp list")
-    await play.wanda.sees("Create and list work in a channel that is connected", dm)
+    await play.wanda.sees("Create and list work in a mail channel: #mail", dm)
+
+
+async def test_many_who_wait_for_the_same_answer_of_slacks_keep_nobody_from_working(play: Stage) -> None:
+    await asyncio.gather(*(play.rex.types(play.mail, "/smtp list") for _ in range(12)))
+    await play.settled()
+    assert len([one for one in play.rex.messages(play.mail) if "No SMTP credentials" in play.rex.read(one)]) == 12

@@ -333,10 +333,10 @@ async def test_people_of_other_organizations_are_denied_at_every_button(play: St
 
 async def test_an_unmapped_channel_and_a_direct_message_say_what_to_do(play: Stage) -> None:
     await play.wanda.types(play.lobby, "/smtp create Relay")
-    await play.wanda.sees("This channel isn't connected to a mail workspace", play.lobby)
+    await play.wanda.sees("This channel has no mail workspace. Create and list work in a mail channel: #mail", play.lobby)
     dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, "/smtp create Relay")
-    await play.wanda.sees("Create and list work in a channel", dm)
+    await play.wanda.sees("Create and list work in a mail channel", dm)
 
 
 async def test_while_slack_cannot_tell_who_is_in_a_group_nothing_is_created(play: Stage) -> None:

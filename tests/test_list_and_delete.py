@@ -71,7 +71,7 @@ async def test_who_sees_which_list(play: Stage) -> None:
     shown = play.mia.read(await play.mia.sees("SMTP credentials in Acme (1)"))
     assert "Delete…" not in shown
     await play.mia.types(play.lobby, "/smtp list")
-    await play.mia.sees("This channel isn't connected", play.lobby)
+    await play.mia.sees("This channel has no mail workspace", play.lobby)
     await play.gus.types(play.mail, "/smtp list")
     await play.gus.sees("Guests can't manage SMTP credentials")
 

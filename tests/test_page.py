@@ -113,7 +113,7 @@ async def test_who_may_not_reads_why(made: Demo, chromium: Browser) -> None:
     await expect(rita.page.get_by_role("dialog")).to_have_count(0)
     await rita.page.get_by_role("button", name="# random").click()
     await rita.type("/smtp")
-    await expect(rita.page.locator("article.only").last).to_contain_text("isn't connected to a mail workspace")
+    await expect(rita.page.locator("article.only").last).to_contain_text("has no mail workspace")
     assert rita.problems == []
 
 

@@ -33,7 +33,9 @@ GONE = (
     "but you can't",
     "the same for one or many", "Only you can see this", "It may disappear when you reload", "You can: ", "There is nothing.",
     "Choose one person or one user group", "Something went wrong on our side", "as BOT_OWNERS says", "as far as the mail servers told, ",
-    "Impact", "deleted by {refusal.by} on", "unless resumed\\n", "BOT_OWNERS", "passdb", "make workspaces. You can",
+    "Impact",
+    "It leaked: delete",
+    "Not used yet", "deleted by {refusal.by} on", "unless resumed\\n", "BOT_OWNERS", "passdb", "make workspaces. You can",
 )  # fmt: skip
 """What was said before, and is said better now."""
 JOBS = {
@@ -150,7 +152,7 @@ class Texts(ast.NodeVisitor):
 
     def add(self, text: str) -> None:
         text = " ".join(text.split())
-        if re.search(r"[A-Za-z]{2}", re.sub(r"\{[^}]*\}", "", text)) and text not in self.found:
+        if text not in ("primary", "danger") and re.search(r"[A-Za-z]{2}", re.sub(r"\{[^}]*\}", "", text)) and text not in self.found:
             self.found.append(text)
 
     def visit_Call(self, node: ast.Call) -> None:
