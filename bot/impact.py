@@ -9,7 +9,6 @@ from bot.blocks import Block, Piece, bold, code, foot, lines, principal, when
 from bot.door import Request
 from storage import mail_servers
 from storage.audit import What
-from storage.database import Transaction
 from storage.mail_servers import Proof, Traffic
 from storage.models import Credential, State, Workspace
 
@@ -22,15 +21,8 @@ INTERVAL = 0.5  # seconds
 async def of(request: Request, credential: Credential, workspace: Workspace) -> Block:
     """The facts of one credential, with what will stop."""
     services = request.services
-    traffic, reported = await services.db.read(_traffic, credential.id)
-    if not reported and credential.last_used_at is None and credential.state != State.SUSPENDED:
-        return facts(credential, workspace, UNKNOWN)
-    return facts(credential, workspace, in_use(credential, traffic, services.db.clock(), services.settings.bot_unused_days))
-
-
-def _traffic(tx: Transaction, credential_id: str) -> tuple[Traffic, bool]:
-    """Its log-ins, and whether mail servers tell of any."""
-    return mail_servers.traffic(tx, [credential_id])[credential_id], mail_servers.reported(tx)
+    traffic = await services.db.read(mail_servers.traffic, [credential.id])
+    return facts(credential, workspace, in_use(credential, traffic[credential.id], services.db.clock(), services.settings.bot_unused_days))
 
 
 def facts(credential: Credential, workspace: Workspace, stops: str | None = None) -> Block:
@@ -57,6 +49,8 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     if credential.state == State.SUSPENDED:
         return "It is suspended already: nothing is using it."
     last = credential.last_used_at
+    if last is None and not traffic.reported:
+        return UNKNOWN
     if last is None or last <= now - timedelta(days=unused_days):
         since = credential.created_at if last is None else last
         return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Nothing has used it."

@@ -53,15 +53,18 @@ class Traffic:
 
     hour: int = 0
     day: int = 0
+    reported: bool = True
+    """Whether mail servers tell of log-ins at all."""
 
 
 def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic]:
     """The log-ins in the last hour and day, counted in slots of five minutes."""
     slot = int(tx.now.timestamp()) // SLOT
-    counts: dict[str, Traffic] = {one: Traffic() for one in credential_ids}
+    told = reported(tx)
+    counts: dict[str, Traffic] = {one: Traffic(reported=told) for one in credential_ids}
     columns = (USAGE.c.credential_id, USAGE.c.slot, USAGE.c.count)
     query = select(*columns).where(USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - 86400 // SLOT)
     for credential_id, at, count in tx.connection.execute(query):
         before = counts[credential_id]
-        counts[credential_id] = Traffic(before.hour + (count if at > slot - 3600 // SLOT else 0), before.day + count)
+        counts[credential_id] = Traffic(before.hour + (count if at > slot - 3600 // SLOT else 0), before.day + count, told)
     return counts

@@ -29,7 +29,7 @@ async def test_several_at_once_pasted_in_any_form_from_anywhere(play: Stage, for
     dm = play.slack.world.direct(play.rex.id, play.mia.id)
     await play.rex.types(dm, "/smtp revoke " + form.format(*usernames, usernames[0]))
     view = await play.rex.sees_modal("Revoke credentials")
-    for part in ("Relay", "Printer", *usernames, "@wanda", "Last used", "Not used yet", "can't be undone"):
+    for part in ("Relay", "Printer", *usernames, "@wanda", "Last used", "I can't tell whether something uses it.", "can't be undone"):
         assert part in play.rex.read(view)
     play.rex.fills("Reason", "laptop stolen")
     await play.rex.submits()
@@ -276,7 +276,7 @@ async def test_the_modal_says_how_much_will_stop(play: Stage) -> None:
     await play.db.note(logins.record, {credential.id: Use(play.clock() - timedelta(hours=3), None, "smtp", previous=False, count=30)})
     await play.rex.types(play.mail, "/smtp delete Relay")
     shown = play.rex.read(await play.rex.sees_modal("Delete credential?"))
-    assert "Used 2 minutes ago: something will stop. 12 log-ins in the last hour, 42 in the last day." in shown
+    assert "In use: 12 log-ins in the last hour, 42 in the last day, last 2 minutes ago. Mail will stop." in shown
     assert "from 192.0.2.7" in shown
     await play.rex.closes()
     play.clock.passes(days=91)
