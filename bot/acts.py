@@ -31,6 +31,8 @@ ACTS: dict[What, Act] = {
     What.EXPIRY: Act("Changing the expiry", "changed the expiry of", "change the expiry of"),
     What.REMIND: Act("Reminding", "reminded of the expiry of", "remind of the expiry of"),
     What.LEAK: Act("Reporting a leak", "posted the password of", "report the leak of"),
+    What.REPORT: Act("Reporting a leak", "reported a leak of", "report a leak of"),
+    What.LEAK_GONE: Act("Following a leak", "saw the leaked password disappear of", "follow the leak of"),
     What.LIST: Act("Seeing the list", "listed", "see the list"),
     What.OPEN: Act("Seeing that", "opened", "see more than they may"),
     What.LOOK_UP: Act("Looking up", "looked up", "look up"),
@@ -52,6 +54,7 @@ ACTS: dict[What, Act] = {
     What.KEEP: Act("Keeping it", "said that it is still needed:", "keep"),
     What.QUEUE: Act("Ordering the mail queue", "gave an order about the queued mail of", "give an order about the queued mail of"),
     What.UNTOLD: Act("Telling", "could not be told something:", "tell"),
+    What.WENT_BACK: Act("Watching the database", "found that the database went back in time", "watch the database"),
     What.REPLAY: Act("Revoking again", "revoked again after a restore:", "revoke again after a restore:"),
 }
 CAUSES = {

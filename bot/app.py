@@ -10,6 +10,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import (
     access_modal,
+    alarm,
     asking,
     audit_log,
     commands,
@@ -20,6 +21,7 @@ from bot import (
     home,
     leak,
     listing,
+    past,
     revoke,
     rotate,
     row,
@@ -80,12 +82,14 @@ def register(app: AsyncApp, services: Services) -> None:
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
+    alarm.register(app, door)
     whois.register(app, door)
     home.register(app, door)
     setup.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
     asking.register(app, door)
+    past.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))

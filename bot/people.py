@@ -215,13 +215,13 @@ class _Memory(Generic[Answer]):
             return known
         asking, asked_at = self._asking.get(key, (None, None))
         if asking is None or not _covers(asked_at, moment):
-            # It is nobody's in particular: whoever asked first must not be waited for by those who wait for the answer.
+            # It is everybody's: it must not hold, nor wait for, the place of the delivery that happened to ask first.
             asking = asyncio.create_task(self._question(key, moment), context=Context())
             self._asking[key] = asking, moment
             asking.add_done_callback(lambda done: self._asked(key, done))
         async with outside():
-            answered = await asyncio.shield(asking)
-        return answered or self._usable(key, moment)
+            known = await asyncio.shield(asking)
+        return known or self._usable(key, moment)
 
     def _usable(self, key: str, moment: datetime | None) -> _Known[Answer] | None:
         known = self._known.get(key)

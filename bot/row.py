@@ -9,11 +9,13 @@ from bot import delete, expiry, rotate, suspend
 from bot.blocks import Block, mrkdwn, option, plain, principal_mrkdwn, when_mrkdwn
 from bot.codec import Does, InRow
 from bot.door import Door, Request
+from bot.services import ListMessage
 from storage.access import Action
 from storage.lifecycle import has_expired, has_old_password
 from storage.models import Credential, State
 
 ROW_MENU = "row_menu"
+BLOCK_ID_MAX = 255  # docs.slack.dev: reference/block-kit/blocks
 OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
     Does.ROTATE: rotate.open_modal,
     Does.END_OLD: rotate.open_end_old,
@@ -31,10 +33,19 @@ def register(app: AsyncApp, door: Door) -> None:
 async def chosen(request: Request) -> None:
     token = InRow.decode(request.value)
     await OPENS[token.does](request, token.credential)
+    _, _, place = str(request.action.get("block_id") or "").partition(" ")
+    if request.opened and request.response_url and request.channel and place:
+        request.services.lists.keep(request.opened, ListMessage(request.response_url, request.channel, place))
 
 
 def draw(
-    credential: Credential, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int, reported: bool = True
+    credential: Credential,
+    allowed: frozenset[Action],
+    channel: str | None,
+    now: datetime,
+    unused_days: int,
+    reported: bool = True,
+    place: str = "",
 ) -> Block:
     """One row of a list.
 
@@ -43,6 +54,7 @@ def draw(
         channel: where the list is shown.
         unused_days: without a log-in, after which it is marked.
         reported: whether mail servers tell of log-ins at all.
+        place: in the list, to draw it anew there.
     """
     created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
     says = [created, _used(credential, now, unused_days, reported), *_states(credential, now)]
@@ -56,6 +68,8 @@ def draw(
         "text": plain(name),
         "fields": [mrkdwn(f"`{credential.username}`"), mrkdwn("\n".join(says))],
     }
+    if place:
+        made["block_id"] = f"{credential.id} {place}"[:BLOCK_ID_MAX]
     offers = menu(credential, allowed, now)
     if offers:
         options = [option(label, InRow(credential=credential.id, channel=channel, does=does).encode()) for does, label in offers.items()]

@@ -7,7 +7,7 @@ import structlog
 
 from bot.door import describe
 from bot.services import Services, new_reference
-from storage import credentials, errands, lifecycle, seen
+from storage import credentials, errands, lifecycle, posted, seen
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.refusals import NotDue
@@ -46,3 +46,4 @@ async def once(services: Services) -> None:
         await db.change(lifecycle.remind, by_sweep, credential.id)
     await db.note(seen.forget_old)
     await db.note(errands.forget_old)
+    await db.note(posted.forget_old)

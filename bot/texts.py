@@ -48,6 +48,7 @@ from storage.refusals import (
     SlugInvalid,
     SlugTaken,
     SurfaceOutdated,
+    TooManyReports,
     WorkspaceSuspended,
 )
 
@@ -245,6 +246,11 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return ["That role was already removed. Nothing changed."]
         case PrincipalInvalid():
             return ["Choose a person or a user group of your Slack team."]
+        case TooManyReports():
+            return [
+                f"You reported {refusal.most} messages in the last hour, so nobody was told of this one. "
+                "If it holds a password, tell an admin yourself, and delete the message if it is yours."
+            ]
         case SurfaceOutdated():
             return ["This was made before I was updated, so I can't use it any more. Type ", code(command), " to start again."]
         case TriggerExpired():

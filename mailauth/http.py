@@ -64,7 +64,11 @@ class Door:
 
     async def readyz(self, _request: Request) -> Response:
         wrong = await self._not_ready()
-        return PlainTextResponse(wrong, 503) if wrong else PlainTextResponse("ready")
+        if wrong:
+            return PlainTextResponse(wrong, 503)
+        remark = self._verifier.past.remark if self._verifier.past else None
+        # What the journal names is refused, so a store that went back does not end the readiness.
+        return PlainTextResponse(f"ready, but {remark}" if remark else "ready")
 
     async def metrics(self, _request: Request) -> Response:
         return Response(await asyncio.to_thread(generate_latest), headers={"content-type": CONTENT_TYPE_LATEST})

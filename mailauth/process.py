@@ -23,7 +23,8 @@ from mailauth.http import Door, HttpServer, check_token
 from mailauth.server import AuthdConfig, Server, connection_limit
 from mailauth.sockets import AUTH, HTTP, POLICY, ListenError, handed_in, listen
 from mailauth.verifier import Verifier
-from storage.database import Database, Schema, parse_url
+from storage.database import Database, Schema, StaleWal, parse_url
+from storage.journal import Journal
 from storage.passwords import Hasher
 
 WORKER = "SMTP_BOT_AUTHD_WORKER"  # set for workers: their number, then the sockets, as `0 auth=5 policy=6`
@@ -230,7 +231,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets) -> None:
 
     db = Database(_existing(config.database_url))
     hasher = Hasher(*config.argon2)
-    verifier = Verifier(db, hasher)
+    verifier = Verifier(db, hasher, journal=Journal(config.journal) if config.journal else None)
     server = Server(config, verifier, connection_limit(), lambda: _say("alive"))
     await server.start(sockets[AUTH], sockets.get(POLICY, ()))
     http = HttpServer(Door(config, verifier, lambda: what_is_wrong(db))) if sockets.get(HTTP) else None
@@ -286,6 +287,8 @@ async def what_is_wrong(db: Database) -> str | None:
     try:
         async with asyncio.timeout(5):
             schema = await db.schema()
+    except StaleWal as error:
+        return str(error)
     except Exception as error:
         return f"DATABASE_URL: the database does not answer ({type(error).__name__})."
     if schema in (Schema.EMPTY, Schema.OLD):

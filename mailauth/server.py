@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from prometheus_client import Gauge
@@ -54,6 +55,8 @@ class AuthdConfig:
     argon2: tuple[int, int, int] = (19456, 2, 1)
     """Memory in KiB, time cost, parallelism."""
     workers: int = 1
+    journal: Path | None = None
+    """Where what must never work again is kept; the workers share it."""
 
 
 def connection_limit() -> int:
@@ -313,11 +316,13 @@ class Server:
         self._complaints = Allowance(5, 0.1)
         self._empty = asyncio.Event()
         self._listening: list[asyncio.Server] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._forever: list[asyncio.Task[None]] = []
 
     async def start(self, auth: Iterable[socket.socket], policies: Iterable[socket.socket] = ()) -> None:
         loop = asyncio.get_running_loop()
-        self._flushing = asyncio.create_task(self.verifier.keep_flushing(self._alive))
+        self._forever.append(asyncio.create_task(self.verifier.keep_flushing(self._alive)))
+        if self.verifier.past:
+            self._forever.append(asyncio.create_task(self.verifier.past.forever()))
         pairs: list[tuple[Iterable[socket.socket], Callable[[], Connection]]] = [
             (auth, lambda: AuthConnection(self)),
             (policies, lambda: PolicyConnection(self)),
@@ -349,10 +354,12 @@ class Server:
         await self._ended(DRAIN_TIMEOUT)
         for connection in list(self.connections):
             connection.transport.abort()
-        if self._flushing:
-            self._flushing.cancel()
+        for task in self._forever:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
+                await task
+        if self.verifier.past:
+            self.verifier.past.close()
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 await self.verifier.flush(stopped=True)

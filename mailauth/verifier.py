@@ -23,9 +23,11 @@ from mailauth.lookup import LookUps
 from mailauth.sockets import ListenError, networks, within
 from storage import logins, passwords
 from storage.database import Database
+from storage.journal import Journal
 from storage.logins import Known, Stored, Use
 from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
+from storage.past import Past
 from storage.typed import login_name, login_password
 
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
@@ -81,10 +83,16 @@ class Verifier:
     Args:
         monotonic: seconds.
         at_once: Argon2 computations; by default the number of cores.
+        journal: of what must never work again, whatever the store says.
     """
 
     def __init__(
-        self, db: Database, hasher: Hasher, monotonic: Callable[[], float] = time.monotonic, at_once: int = os.cpu_count() or 1
+        self,
+        db: Database,
+        hasher: Hasher,
+        monotonic: Callable[[], float] = time.monotonic,
+        at_once: int = os.cpu_count() or 1,
+        journal: Journal | None = None,
     ) -> None:
         self._db = db
         self._hasher = hasher
@@ -105,6 +113,7 @@ class Verifier:
         self.process = secrets.token_hex(16)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.started_at = db.clock()
+        self.past = Past(db, journal, f"authd {self.name}", self.process) if journal else None
 
     async def check(self, username: str, password: str, remote: str | None, service: str) -> Result:
         """Never raises what the database raises: that is "later".
@@ -150,7 +159,7 @@ class Verifier:
             return Answer.NO, "not a password of ours", None
         if parsed.credential_id not in (None, name[-passwords.ID_LENGTH :]):
             return Answer.NO, "another credential's password", None
-        known = await self._look_up(name)
+        known = await self._known(name)
         if known is None:
             return Answer.NO, "unknown username", None
         now = self._db.clock()
@@ -175,11 +184,16 @@ class Verifier:
                 return await self._right_password(name, parsed, stored, remote, service)
         return Answer.NO, "wrong password", known
 
+    async def _known(self, name: str) -> Known | None:
+        """The credential as the store has it now, without what the journal says must not work."""
+        known = await self._look_up(name)
+        return await self.past.without_ended(known) if known and self.past else known
+
     async def _right_password(
         self, name: str, parsed: Parsed, stored: Stored, remote: str | None, service: str
     ) -> tuple[Answer, str, Known | None]:
         """The password fits the row as it was before the computation; whether it still works is asked once more."""
-        known = await self._look_up(name)
+        known = await self._known(name)
         now = self._db.clock()
         stopped = known.stopped(now) if known else "deleted"
         if known is None or stopped:
@@ -267,7 +281,7 @@ class Verifier:
         name = login_name(username)
         if not USERNAME.fullmatch(name):
             return True
-        known = await self._look_up(name)
+        known = await self._known(name)
         return known is None or known.stopped(self._db.clock()) is None
 
     # --- writing down ---

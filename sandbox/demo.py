@@ -7,14 +7,14 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import select
 
 from bot import log
 from bot.log import SECRET
@@ -27,7 +27,8 @@ from sandbox.web import Page
 from storage import grants, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database
+from storage.database import Database, Transaction
+from storage.models import CREDENTIALS
 from storage.passwords import Hasher, mask
 
 PORT = 8080
@@ -177,7 +178,7 @@ class Demo:
         """Ticks off the steps of the first minute."""
         while True:
             await self.slack.world.changed(5)
-            states = set(await db.read(lambda tx: tx.connection.scalars(text("SELECT DISTINCT state FROM credentials")).all()))
+            states = set(await db.read(_states))
             refused = bool(mail.logins) and not mail.logins[-1].accepted
             people = self.slack.people
             posted = [one.text for messages in self.slack.world.messages.values() for one in messages if one.user in people]
@@ -190,6 +191,10 @@ class Demo:
             if done - self.page.done:
                 self.page.done |= done
                 self.slack.world.touch()
+
+
+def _states(tx: Transaction) -> Sequence[str]:
+    return tx.connection.scalars(select(CREDENTIALS.c.state).distinct()).all()
 
 
 async def run(port: int, mail_port: int) -> None:

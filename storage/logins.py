@@ -11,8 +11,11 @@ from typing import Any
 from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage import errands
 from storage.database import Transaction
-from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, USAGE, WORKSPACES, State
+from storage.errands import Kind
+from storage.journal import digest
+from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, OLD_HASHES, USAGE, WORKSPACES, State
 
 SLOT = 300  # seconds of one slot of `login_counts`
 COUNTED = timedelta(hours=25)
@@ -118,6 +121,7 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
         {"key": key, "at": use.at, "remote": use.remote, "service": use.service, "previous": use.previous}
         for key, use in sorted(uses.items())
     ]
+    _note_first_uses(tx, uses)
     later = or_(CREDENTIALS.c.last_used_at.is_(None), CREDENTIALS.c.last_used_at <= bindparam("at"))
     used: dict[str, Any] = {
         "last_used_at": bindparam("at"),
@@ -136,10 +140,25 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
     tx.connection.execute(adding, slots)
 
 
+def _note_first_uses(tx: Transaction, uses: Mapping[str, Use]) -> None:
+    """Writes down when each logged in first, and owes its maker that news."""
+    columns = CREDENTIALS.c
+    unused = select(columns.id, columns.owner, columns.created_by).where(columns.id.in_(list(uses)), columns.first_used_at.is_(None))
+    for row in tx.connection.execute(unused.order_by(columns.id)).all():
+        use = uses[row.id]
+        first = update(CREDENTIALS).where(columns.id == row.id, columns.first_used_at.is_(None)).values(first_used_at=use.at)
+        maker = next((one for one in (row.owner, row.created_by) if one and one.startswith(("U", "W"))), None)
+        if tx.connection.execute(first).rowcount and maker:
+            errands.add(tx, Kind.FIRST_USE, credential_id=row.id, person=maker, ids=(use.remote,) if use.remote else ())
+
+
 def note_verified(tx: Transaction, credential_id: str, phc: str, tag: int, new: str | None) -> None:
     """A password fitted this hash: the row gets its tag, and the hash made anew with the present parameters if there is one. A note."""
     current = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.password_hash == phc)
-    tx.connection.execute(current.values(password_tag=tag, password_hash=new or phc))
+    found = tx.connection.execute(current.values(password_tag=tag, password_hash=new or phc)).rowcount
+    if found and new:
+        values = {"credential_id": credential_id, "digest": digest(phc), "successor": digest(new)}
+        tx.connection.execute(OLD_HASHES.insert().values(**values))
     previous = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.previous_hash == phc)
     tx.connection.execute(previous.values(previous_tag=tag))
 
@@ -151,6 +170,12 @@ def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped
     fresh = {"seen_at": tx.now, "seen_event": seen, "stopped": stopped}
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=fresh))
+
+
+def say_journal(tx: Transaction, process: str, words: str) -> bool:
+    """Writes beside the heartbeat how the process keeps its journal; False while there is no heartbeat. A note."""
+    saying = update(MAIL_SERVERS).where(MAIL_SERVERS.c.id == process)
+    return tx.connection.execute(saying.values(journal=words)).rowcount == 1
 
 
 def forget_old(tx: Transaction) -> None:

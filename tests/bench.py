@@ -358,6 +358,10 @@ def fill(tx: Transaction, workspace: Workspace, count: int) -> None:
     tx.connection.execute(update(WORKSPACES).where(WORKSPACES.c.id == workspace.id).values(credential_count=count))
 
 
+def spawn(command: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, *command], env=os.environ | environment, stderr=subprocess.DEVNULL, cwd=folder)
+
+
 @contextlib.asynccontextmanager
 async def running(
     slack: Slack, client: aiohttp.ClientSession, url: str, others: dict[str, tuple[Path, str]], replicas: int
@@ -381,7 +385,7 @@ async def running(
             "LOG_LEVEL": "WARNING",
             "PYTHONPATH": str(folder),
         }
-        process = subprocess.Popen([sys.executable, *command], env=os.environ | environment, stderr=subprocess.DEVNULL, cwd=folder)
+        process = spawn(command, folder, environment)
         target = Target(name, process, port)
         targets.append(target)
         await asyncio.wait_for(target.ready(client), 60)

@@ -11,13 +11,12 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from bot import access_modal, acts, commands, texts, whois
+from bot import access_modal, acts, commands, texts
 from bot.blocks import flat
 from sandbox.people import Person
 from storage.access import STRONGEST_FIRST, TABLE, WEAKEST, Action, Role, Standing
 from storage.audit import What
 from storage.database import Trouble
-from storage.models import State
 from storage.refusals import Barred, ExpiryProblem, NameProblem, NotAllowed, Refusal
 from tests.stage import MANIFEST, Stage
 
@@ -113,7 +112,6 @@ def test_a_refusal_says_what_was_tried_what_it_takes_and_who_can_help() -> None:
         (texts.HELD, [*Role, *Standing]),
         (TABLE, [*Role, *Standing]),
         (access_modal.CAN, Role),
-        (whois.STATES, State),
         (dict.fromkeys(STRONGEST_FIRST), [*Role, *Standing]),
     ],
 )
