@@ -28,14 +28,31 @@ OPERATORS = (
 )  # fmt: skip
 """Modules whose words only an operator reads, or an app."""
 GONE = (
-    "has an answer for you", "An admin can run", "I work in channels", "Ask an owner of this app", "You can see credentials",
+    "has an answer for you",
+    "An admin can run",
+    "I work in channels",
+    "Ask an owner of this app",
+    "You can see credentials",
     "but you can't",
-    "the same for one or many", "Only you can see this", "It may disappear when you reload", "You can: ", "There is nothing.",
-    "Choose one person or one user group", "Something went wrong on our side", "as BOT_OWNERS says", "as far as the mail servers told, ",
+    "the same for one or many",
+    "Only you can see this",
+    "It may disappear when you reload",
+    "You can: ",
+    "There is nothing.",
+    "Choose one person or one user group",
+    "Something went wrong on our side",
+    "as far as the mail servers told",
     "Impact",
+    "unless resumed\n",
     "It leaked: delete",
-    "Not used yet", "deleted by {refusal.by} on", "unless resumed\\n", "BOT_OWNERS", "passdb", "make workspaces. You can",
-)  # fmt: skip
+    "Not used yet",
+    "read the store",
+    "mail server processes",
+    "You can look at it",
+    "Those who can revoke it have been told",
+    "BOT_OWNERS",
+    "passdb",
+)
 """What was said before, and is said better now."""
 JOBS = {
     "Create a credential": (1, 3),
