@@ -264,7 +264,8 @@ def _not_allowed(refusal: NotAllowed, owners: Sequence[str]) -> list[Piece]:
     action, doing = Action(refusal.action), ACTS[What(refusal.what)].doing if refusal.what else "That"
     ask = _ask(refusal.helpers, owners)
     if action not in WEAKEST or (refusal.workspace is None and not refusal.helpers):
-        return [f"{doing} takes {'an owner of this app' if action not in WEAKEST else 'an admin of a mail workspace'}.", *ask]
+        needed = f"the {WEAKEST[action].value} role in a mail workspace" if action in WEAKEST else "an owner of this app"
+        return [f"{doing} takes {needed}.", *ask]
     where: list[Piece] = [" in ", bold(refusal.workspace)] if refusal.workspace else [" in all mail workspaces"]
     yours = f"you are {HELD[held(refusal.role)]}" if refusal.role else "you have no role there"
     return [f"{doing} needs the {WEAKEST[action].value} role", *where, f"; {yours}.", *ask]

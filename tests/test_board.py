@@ -104,7 +104,7 @@ async def test_an_owners_first_set_up_takes_one_typed_line_and_few_clicks(play: 
     hello = await play.olga.sees("I hand out SMTP credentials", shop)
     assert "[Connect this channel]" in play.mia.read(hello)
     await play.mia.presses("Connect this channel", hello)
-    await play.mia.sees("Connecting a channel takes an admin of a mail workspace. Ask @olga, who owns this app.", shop)
+    await play.mia.sees("Connecting a channel takes the admin role in a mail workspace. Ask @olga, who owns this app.", shop)
     await play.olga.presses("Connect this channel", hello)
     view = await play.olga.sees_modal("Connect this channel")
     assert view.values["slug"]["slug"]["value"] == "shop"

@@ -56,7 +56,7 @@ async def test_a_channel_must_have_the_bot_and_nobody_from_elsewhere(play: Stage
     await play.olga.types(bridge, "/smtp setup")
     await play.olga.sees("This channel is shared with another organization", bridge)
     await play.wanda.types(play.lobby, "/smtp setup")
-    await play.wanda.sees("Connecting a channel takes an admin of a mail workspace. Ask @olga, who owns this app.", play.lobby)
+    await play.wanda.sees("Connecting a channel takes the admin role in a mail workspace. Ask @olga, who owns this app.", play.lobby)
 
 
 async def test_roles_are_given_and_taken_in_the_modal(play: Stage) -> None:
