@@ -11,6 +11,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot import (
     access_modal,
     alarm,
+    asking,
     audit_log,
     commands,
     create,
@@ -87,6 +88,7 @@ def register(app: AsyncApp, services: Services) -> None:
     setup.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
+    asking.register(app, door)
     past.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.

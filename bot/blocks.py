@@ -12,6 +12,8 @@ MODAL_TITLE_MAX = 24  # docs.slack.dev: reference/views
 VIEW_BLOCKS_MAX = 100
 OPTION_TEXT_MAX = 75
 OPTIONS_MAX = 100
+LABEL_MAX = 75  # docs.slack.dev: reference/block-kit/block-elements/button-element
+TEXT_MAX = 4000  # docs.slack.dev: reference/methods/chat.postMessage, as advised
 
 Block = dict[str, Any]
 Piece = str | dict[str, Any]
@@ -109,6 +111,11 @@ def flat_blocks(rows: Iterable[Block]) -> str:
     return "\n".join(filter(None, (_flat(row).strip() for row in rows)))
 
 
+def in_words(rows: list[Block]) -> dict[str, Any]:
+    """A message. Its top-level text is the message in words: screen readers and phones get nothing else."""
+    return {"text": flat_blocks(rows)[:TEXT_MAX], "blocks": rows}
+
+
 def escaped(text: str) -> str:
     """https://docs.slack.dev/messaging/formatting-message-text#escaping"""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -166,10 +173,19 @@ DIVIDER: Block = {"type": "divider"}
 
 
 def button(
-    label: str, action: str, value: str | None = None, style: str | None = None, confirm: dict[str, Any] | None = None
+    label: str,
+    action: str,
+    value: str | None = None,
+    style: str | None = None,
+    confirm: dict[str, Any] | None = None,
+    says: str | None = None,
+    url: str | None = None,
 ) -> dict[str, Any]:
+    """`says`: what a screen reader reads, where several buttons have the same label."""
     made: dict[str, Any] = {"type": "button", "text": plain(label), "action_id": action}
-    made.update({key: given for key, given in (("value", value), ("style", style), ("confirm", confirm)) if given})
+    made.update({key: given for key, given in (("value", value), ("style", style), ("confirm", confirm), ("url", url)) if given})
+    if says:
+        made["accessibility_label"] = says[:LABEL_MAX]
     return made
 
 
@@ -187,9 +203,11 @@ def option(label: str, value: str, description: str | None = None) -> dict[str, 
     return {"text": plain(shown), "value": value} | ({"description": plain(description)} if description else {})
 
 
-def field(label: str, block_id: str, element: dict[str, Any], hint: str | None = None, optional: bool = False) -> Block:
-    """An input of a modal. Its value comes back under `block_id`; its element's action id is the same."""
-    made: Block = {"type": "input", "block_id": block_id, "label": plain(label), "element": element | {"action_id": block_id}}
+def field(
+    label: str, block_id: str, element: dict[str, Any], hint: str | None = None, optional: bool = False, action_id: str | None = None
+) -> Block:
+    """An input of a modal. Its value comes back under `block_id`; its element's action id is the same unless given."""
+    made: Block = {"type": "input", "block_id": block_id, "label": plain(label), "element": element | {"action_id": action_id or block_id}}
     if hint:
         made["hint"] = plain(hint)
     return made | {"optional": optional}
@@ -219,7 +237,7 @@ def _value(state: dict[str, Any]) -> Any:
     match state.get("type"):
         case "plain_text_input":
             return state.get("value")
-        case "static_select" | "radio_buttons":
+        case "static_select" | "external_select" | "radio_buttons":
             return (state.get("selected_option") or {}).get("value")
         case "checkboxes":
             return [chosen["value"] for chosen in state.get("selected_options", [])]

@@ -31,7 +31,9 @@ from storage.journal import State as JournalState
 from storage.listing import Order
 from storage.models import AuditEvent, Listed, Workspace
 from storage.past import Past
-from storage.refusals import NoSuchCredential, Refusal
+from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
+from storage.typed import TEXT_MAX
+from storage.typed import read as read_typed
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 db_cli = typer.Typer(no_args_is_help=True, help="The database.")
@@ -45,6 +47,7 @@ cli.add_typer(audit_cli, name="audit")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ROWS = 500
+SLUGS_NAMED = 10
 LINE_MAX = 10_000  # characters of a log's line that are read
 MOST_ROWS = 2**63 - 1
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -66,7 +69,12 @@ class Shell:
         return self.team
 
     async def workspace(self, slug: str) -> Workspace:
-        return await self.db.read(workspaces.named, slug)
+        """Raises NoSuchWorkspace, which names some that there are."""
+        try:
+            return await self.db.read(workspaces.named, slug)
+        except NoSuchWorkspace as refusal:
+            refusal.known = [one.slug for one in await self.db.read(workspaces.all_of_them)][:SLUGS_NAMED]
+            raise
 
 
 def operator() -> str:
@@ -342,17 +350,22 @@ def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_js
 
 @cli.command()
 def revoke(
-    usernames: Annotated[list[str], typer.Argument(metavar="USERNAME...")],
+    usernames: Annotated[list[str], typer.Argument(metavar="USERNAME...", help="Also pasted as in a log; - reads standard input.")],
     reason: Annotated[str | None, typer.Option(help="Kept in the audit log.")] = None,
     as_json: Json = False,
 ) -> None:
     """Deletes credentials at once, in whatever workspace they are."""
 
+    text = " ".join(sys.stdin.read(TEXT_MAX) if one == "-" else one for one in usernames)
+    named = read_typed(text).usernames
+    if not named:
+        fail("There is no username in that. They look like smtp-acme-7k2m9x4q.")
+
     async def work(shell: Shell) -> None:
         failed = False
-        for username in dict.fromkeys(usernames):
+        for username in named:
             try:
-                found = await shell.db.read(listing.by_username, username.strip().lower())
+                found = await shell.db.read(listing.by_username, username)
                 if found is None:
                     raise NoSuchCredential(username)
                 deleted, workspace = await shell.db.change(credentials.delete, shell.origin, found.id, reason)

@@ -8,6 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from storage.access import Role
+from storage.audit import What
 from storage.listing import Order, Place
 from storage.passwords import CROCKFORD
 from storage.refusals import SurfaceOutdated
@@ -35,6 +37,12 @@ class InChannel(Token):
     """A modal, with the channel that it was opened in."""
 
     channel: str | None = Channel
+
+
+class OnWord(Token):
+    """A word of the slash command."""
+
+    word: str = Field(pattern=r"^[a-z]{1,20}$")
 
 
 class OnCredential(Token):
@@ -94,9 +102,26 @@ class OnGrant(Token):
     grant: int
 
 
+class OnAsk(Token):
+    """A role that somebody may ask for, and what they were refused."""
+
+    workspace: int
+    role: Role
+    what: What | None = None
+    channel: str | None = Channel
+
+
+class OnEvent(Token):
+    """A row of the audit log."""
+
+    event: int
+
+
 class OnWorkspace(Token):
     workspace: int
     channel: str | None = Channel
+    step: int = 0
+    """How often the modal was submitted."""
 
 
 class InList(Token):

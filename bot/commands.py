@@ -3,47 +3,26 @@
 Typed words only open modals or show something; nothing is created or deleted by text alone.
 """
 
-import difflib
-import html
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import access_modal, audit_log, create, delete, listing, revoke, rotate, setup, suspend, texts, whois
-from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, lines, people, principal
-from bot.codec import OnCredential
-from bot.create import CREATE
-from bot.delete import OPEN_DELETE
+from bot import access_modal, audit_log, board, create, delete, listing, revoke, rotate, setup, suspend, whois
+from bot.blocks import Block, Piece, actions, button
+from bot.board import Run, Word
+from bot.codec import OnCredential, OnWord
 from bot.door import EVERYWHERE, Door, Handler, Request
-from bot.listing import SHOW
+from bot.rotate import OPEN_LEAKED
 from bot.services import Services
-from bot.setup import OPEN_SETUP
-from bot.target import Purpose, choose
-from storage import access, credentials, passwords, workspaces
-from storage.access import TABLE, Action, Actor, Right, Standing
-from storage.audit import What
+from bot.target import Purpose, choose, choose_among, open_picker
+from storage import access, credentials
+from storage.access import Action, Actor
 from storage.database import Transaction
-from storage.models import State, Workspace
+from storage.models import State
 from storage.names import looks_like_password
-from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchCredential, PersonBarred
+from storage.refusals import ChannelNotMapped, NoSuchCredential, NoSuchWorkspace, NotAChannel, SurfaceOutdated
+from storage.typed import command, read
 
 WHOIS = "whois"
-TEXT_MAX = 4000  # typed characters that are read: 50 usernames, or a line of a log
-WORD_SHOWN = 40  # characters of an unknown word
-QUOTES = "\"'“”„‟«»‹›‘’‚‛「」"
-
-
-Run = Callable[[Request, str], Awaitable[None]]
-"""With what stands after the word, without quotes around it."""
-
-
-@dataclass(frozen=True)
-class Word:
-    run: Run
-    arguments: str
-    says: str
-    needs: Action | None = None
+SLUGS_NAMED = 10
 
 
 def alone(handler: Handler) -> Run:
@@ -55,6 +34,33 @@ def alone(handler: Handler) -> Run:
     return run
 
 
+async def help_(request: Request) -> None:
+    await board.show(request, GRAMMAR)
+
+
+async def revoke_(request: Request, rest: str) -> None:
+    """Usernames count wherever they stand in what was pasted, also encoded, so it is read as it came."""
+    if rest.startswith(revoke.WHOLE_PREFIX):
+        return await whole(request, revoke.open_whole, rest)
+    await revoke.typed(request, request.text if rest else "")
+    return None
+
+
+async def whois_(request: Request, rest: str) -> None:
+    await whois.typed(request, request.text if rest else "")
+
+
+async def whole(request: Request, run: Run, rest: str) -> None:
+    """For `workspace:SLUG`. Whoever mistypes it reads the ones that they administer."""
+    try:
+        await run(request, rest.removeprefix(revoke.WHOLE_PREFIX).strip())
+    except NoSuchWorkspace as refusal:
+        actor = await request.actor(EVERYWHERE)
+        found = await request.services.db.read(access.visible_workspaces, actor, Action.ADMINISTER, SLUGS_NAMED)
+        refusal.known = [one.slug for one in found]
+        raise
+
+
 WHOLE_WORDS: dict[str, Run] = {"suspend": revoke.open_whole, "resume": revoke.open_resume_all}
 
 
@@ -63,21 +69,25 @@ def on_credential(word: str, purpose: Purpose) -> Run:
 
     async def run(request: Request, rest: str) -> None:
         if rest.startswith(revoke.WHOLE_PREFIX) and word in WHOLE_WORDS:
-            return await WHOLE_WORDS[word](request, rest.removeprefix(revoke.WHOLE_PREFIX).strip())
-        if rest:
-            return await choose(request, rest, purpose)
-        await request.say(["Which one? Type ", code(f"{request.services.command} {word} Website relay"), ", or choose it in the list."])
-        return await listing.open_list(request)
+            return await whole(request, WHOLE_WORDS[word], rest)
+        if not rest:
+            return await open_picker(request, purpose)
+        usernames = read(request.text).usernames
+        if len(usernames) > 1 and word == "delete":
+            return await revoke.typed(request, request.text)
+        if len(usernames) > 1:
+            return await choose_among(request, usernames, purpose)
+        return await choose(request, usernames[0] if usernames else rest, purpose)
 
     return run
 
 
 GRAMMAR: dict[str, Word] = {
-    "help": Word(alone(lambda request: show_menu(request)), "", "what you can do here, and your role"),
+    "help": Word(alone(help_), "", "what you can do here, and your role"),
     "create": Word(create.open_modal, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
     "list": Word(listing.typed, "", "newest first; add oldest, or part of a name", Action.LIST),
     "delete": Word(on_credential("delete", delete.DELETING), "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
-    "revoke": Word(revoke.typed, "smtp-acme-7k2m9x4q …", "the same for one or many usernames, from anywhere", Action.DELETE),
+    "revoke": Word(revoke_, "smtp-… smtp-…", "stop leaked ones at once, in any channel", Action.DELETE),
     "rotate": Word(
         on_credential("rotate", rotate.ROTATING),
         "Website relay",
@@ -86,48 +96,60 @@ GRAMMAR: dict[str, Word] = {
     ),
     "suspend": Word(on_credential("suspend", suspend.SUSPENDING), "Website relay", "stop it for now; it can be resumed", Action.DELETE),
     "resume": Word(on_credential("resume", suspend.RESUMING), "Website relay", "let a suspended one work again", Action.CREATE),
-    WHOIS: Word(whois.typed, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST),
+    WHOIS: Word(whois_, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST),
     "setup": Word(alone(setup.open_modal), "", "connect this channel to a mail workspace", Action.ADMINISTER),
-    "access": Word(alone(access_modal.open_modal), "", "see, add and remove roles", Action.ADMINISTER),
-    "audit": Word(audit_log.typed, "", "the latest events; add a username or @person", Action.ADMINISTER),
+    "access": Word(access_modal.typed, "", "see, give and take roles; add @person and a role", Action.ADMINISTER),
+    "audit": Word(audit_log.typed, "", "who did what; add a username or @person", Action.ADMINISTER),
 }
 
 
 def register(app: AsyncApp, door: Door, services: Services) -> None:
     app.command(services.command)(door.work(dispatch))
+    app.action(board.TYPED)(door.work(meant))
+    app.action(board.WHOSE)(door.work(whois.ask))
+    for action, listener in board.register(door).items():
+        app.action(action)(listener)
 
 
 async def dispatch(request: Request) -> None:
-    text = html.unescape(request.text)[:TEXT_MAX].strip()
-    word, rest = (*text.split(maxsplit=1), "", "")[:2]
-    if looks_like_password(text) and word.lower() != WHOIS:
-        return await refuse_password(request, text)
-    known = GRAMMAR.get(word.lower() or "help")
+    word, rest = command(request.text, request.services.command)
+    if word != WHOIS and (read(request.text).passwords or looks_like_password(f"{word} {rest}")):
+        return await refuse_password(request)
+    known = GRAMMAR.get(word or "help")
     if known is None:
-        return await show_menu(request, unknown=word[:WORD_SHOWN])
-    return await known.run(request, unquote(rest))
+        return await board.show(request, GRAMMAR, unknown=word)
+    await _run(request, known, rest)
+    return None
 
 
-def unquote(text: str) -> str:
-    """The text without quotes around it, also typographic ones."""
-    stripped = text.strip()
-    if len(stripped) >= 2 and stripped[0] in QUOTES and stripped[-1] in QUOTES:
-        return stripped[1:-1].strip()
-    return stripped
+async def _run(request: Request, known: Word, rest: str) -> None:
+    """Where no mail workspace is connected, a word that needs one shows what works there instead."""
+    try:
+        await known.run(request, rest)
+    except (ChannelNotMapped, NotAChannel):
+        await board.show(request, GRAMMAR, teaches=False)
 
 
-async def refuse_password(request: Request, text: str) -> None:
+async def meant(request: Request) -> None:
+    """The button beside "Did you mean …?"."""
+    known = GRAMMAR.get(OnWord.decode(request.value).word)
+    if known is None:
+        raise SurfaceOutdated
+    await _run(request, known, "")
+
+
+async def refuse_password(request: Request) -> None:
     """A password typed into a command is not used and not repeated; whoever may delete its credential is offered that."""
     says: list[Piece] = ["That looks like an SMTP password, so I didn't use it. If it's real, treat it as leaked."]
     more: list[Block] = []
-    found = next((parsed.credential_id for parsed in passwords.find(text) if parsed.credential_id), None)
+    found = next((parsed.credential_id for parsed in read(request.text).passwords if parsed.credential_id), None)
     if found:
         actor = await request.actor(EVERYWHERE)
         if await request.services.db.read(_may_delete, actor, found):
             value = OnCredential(credential=found, channel=request.channel).encode()
-            more.append(actions(button("Revoke it", OPEN_DELETE, value, style="danger")))
+            more.append(actions(button("Revoke it", OPEN_LEAKED, value, style="danger")))
     if not more:
-        says.append(" Ask an admin of its mail workspace to delete that credential.")
+        says.append(" Ask an admin of its mail workspace to revoke that credential.")
     await request.say(says, *more)
 
 
@@ -138,73 +160,3 @@ def _may_delete(tx: Transaction, actor: Actor, credential_id: str) -> bool:
     except NoSuchCredential:
         return False
     return credential.state != State.DELETED and Action.DELETE in access.allowed(access.rights(tx, actor, workspace))
-
-
-async def show_menu(request: Request, unknown: str | None = None) -> None:
-    """What the person can do here, their role and how they have it."""
-    services = request.services
-    workspace: Workspace | None = None
-    problem: list[Piece] | None = None
-    try:
-        workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
-    except (ChannelNotMapped, ChannelPaused) as refusal:
-        problem = texts.sentence(refusal, services.command)
-    actor = await request.actor(workspace, member=True)
-    held, admins = await request.read(What.OPEN, actor, _standing, actor, workspace)
-    rows: list[Block] = []
-    if unknown is not None:
-        close = difflib.get_close_matches(unknown.lower(), GRAMMAR, n=1, cutoff=0.5)
-        guess: list[Piece] = [" Did you mean ", bold(close[0]), "?"] if close else []
-        rows.append(line(f'I don\'t know "{unknown}".', *guess))
-    rows += menu(services, workspace, problem, held, admins)
-    rows.append(foot(f"Slack team {services.team} · channel {request.channel} · you {request.user} · {texts.ONLY_YOU}"))
-    await request.show(rows)
-
-
-def _standing(tx: Transaction, actor: Actor, workspace: Workspace | None) -> tuple[list[Right], list[str]]:
-    """What the person has in the workspace, and who administers it. Raises PersonBarred."""
-    if actor.barred:
-        raise PersonBarred(actor.barred)
-    return access.rights(tx, actor, workspace), access.helpers(tx, actor.team, workspace) if workspace else []
-
-
-def menu(services: Services, workspace: Workspace | None, problem: list[Piece] | None, held: list[Right], admins: list[str]) -> list[Block]:
-    allowed = access.allowed(held)
-    buttons = []
-    rows: list[Block] = []
-    if workspace:
-        rows.append(line("This channel manages SMTP credentials in ", bold(workspace.name), ". What would you like to do?"))
-        if Action.CREATE in allowed:
-            buttons.append(button("Create credential", CREATE, style="primary"))
-        if Action.LIST in allowed:
-            buttons.append(button("Show credentials", SHOW))
-    elif problem:
-        rows.append(line(*problem))
-    if Action.ADMINISTER in allowed:
-        buttons.append(button("Set up this channel", OPEN_SETUP))
-    if buttons:
-        rows.append(actions(*buttons))
-    shown = [(name, word) for name, word in GRAMMAR.items() if word.needs is None or word.needs in allowed]
-    rows.append(lines(*([code(f"{services.command} {name} {word.arguments}".strip()), f"  {word.says}"] for name, word in shown)))
-    if workspace:
-        rows.append(line(*role_sentence(held, workspace, admins)))
-    if Action.CREATE in allowed:
-        rows.append(line(texts.GONE_PASSWORD))
-    return rows
-
-
-def role_sentence(held: list[Right], workspace: Workspace, admins: list[str]) -> list[Piece]:
-    ask: list[Piece] = [" Ask one of its admins for more: ", *people(admins), "."] if admins else []
-    if not held:
-        return ["You have no role in ", bold(workspace.name), ".", *ask]
-    right = held[0]
-    can = ", ".join(action.value for action in Action if action in TABLE[right.role])
-    how: list[Piece] = []
-    if right.via.startswith("S"):
-        how = [", through ", principal(right.via)]
-    elif right.role is Standing.OWNER:
-        how = [", as BOT_OWNERS says"]
-    elif right.role is Standing.MEMBER:
-        how = [", because you're in its channel"]
-    article = "an" if right.role in ("admin", "owner") else "a"
-    return [f"You're {article} ", bold(right.role), " of ", bold(workspace.name), *how, f". You can: {can}."]

@@ -12,7 +12,7 @@ from slack_bolt.app.async_app import AsyncApp
 from bot import blocks, expiry, new_password, texts
 from bot.blocks import Piece, bold, field, foot, line, modal, plain
 from bot.codec import InChannel
-from bot.door import EVERYWHERE, Answer, Door, Request, errors, notice, update
+from bot.door import CLEAR, EVERYWHERE, Answer, Door, Request, errors, notice, update
 from bot.new_password import NewPassword, Outcome
 from bot.texts import NotInChannel
 from storage import access, credentials, lifecycle, workspaces
@@ -80,20 +80,21 @@ async def submit(request: Request) -> Answer:
     opened_in = InChannel.decode(request.metadata).channel
     given = blocks.values(request.view or {})
     channel: str = given["channel"]
-    style = new_password.chosen_style(given)
+    device = new_password.chosen_style(given) is Style.DEVICE
+    here = channel == opened_in
     request.channel = channel
     try:
-        if channel != opened_in:
+        if not here:
             await new_password.check_member(request, channel)
         origin = request.origin(await request.actor(await services.db.read(workspaces.of_channel, services.team, channel)))
         key = f"{services.team}:{(request.view or {})['id']}"
         expires_at = expiry.chosen(given, services.db.clock())
-        name, device = given.get("name") or "", style is Style.DEVICE
+        name = given.get("name") or ""
         credential, workspace = await services.db.change(credentials.create_pending, origin, channel, name, key, expires_at, device)
     except ExpiryInvalid as refusal:
-        return Answer(errors(**{expiry.field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
+        return Answer(errors(**{expiry.field_of(refusal): texts.in_field(refusal, services.command)}))
     except (NameInvalid, NameTaken, NameTooSimilar) as refusal:
-        return Answer(errors(name=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(name=texts.in_field(refusal, services.command)))
     except ChannelNotMapped:
         return Answer(errors(channel="This channel isn't connected to a mail workspace. Choose another one."))
     except ChannelPaused:
@@ -101,38 +102,49 @@ async def submit(request: Request) -> Answer:
     except BotNotInChannel:
         return Answer(errors(channel="Add me to that channel first: type /invite @SMTP Credentials there."))
     except (NotAllowed, RoleUnknown, NotInChannel) as refusal:
-        return Answer(errors(channel=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(channel=texts.in_field(refusal, services.command)))
     except AlreadyRequested as refusal:
         return Answer(update(notice([line(*texts.sentence(refusal, services.command))])))
 
     async def then() -> None:
-        await deliver(request, origin, credential, workspace, style)
+        await deliver(request, origin, credential, workspace, given, here)
 
-    return Answer(update(creating_view()), then)
+    return Answer(CLEAR if here else update(creating_view()), then)
 
 
-async def deliver(request: Request, origin: Origin, credential: Credential, workspace: Workspace, style: Style) -> None:
-    """Hands the password over and activates; or discards and tells."""
+async def deliver(
+    request: Request, origin: Origin, credential: Credential, workspace: Workspace, given: dict[str, Any], closed: bool
+) -> None:
+    """Hands the password over and activates; or discards and tells.
+
+    Args:
+        given: what the modal held.
+        closed: the modal is closed, because the password is shown in the channel before the person's eyes.
+    """
+    style, recipe = new_password.chosen_style(given), new_password.chosen_recipe(given)
     db, settings = request.services.db, request.services.settings
     channel = credential.created_in or ""
     head = line("New SMTP credential for ", bold(workspace.name), ": ", bold(credential.name))
-    summary = f"Your new SMTP credential {credential.name} is ready. Open Slack to copy its password."
+    summary = "Your new SMTP credential is ready. Open Slack to copy its password."
     new = NewPassword(
         credential,
         style,
         channel,
         new_password.response_url(request),
-        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary),
+        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, (), recipe),
         accept=lambda phc, tag: db.change(credentials.activate, origin, credential.id, phc, tag),
         accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
     outcome, cause = await new_password.give(request, new)
     if outcome is Outcome.DELIVERED:
-        await request.show_result(created_view(credential, workspace, channel))
+        if not closed:
+            await request.show_result(created_view(credential, workspace, channel))
         return
     surely = "not handed over" if outcome is Outcome.REFUSED else "not surely handed over"
     with contextlib.suppress(Unavailable, OutcomeUnknown):  # it is pending and cannot log in; the sweep discards it and tells
         await db.change(credentials.discard, origin, credential.id, f"{surely}: {cause}")
+    if closed:
+        return  # the errand that the discarding owes tells it in the channel
     await request.show_result(notice([line(*not_delivered(outcome is Outcome.UNCLEAR, cause, channel))], "Credential not created"))
 
 
@@ -148,6 +160,7 @@ def create_modal(workspace: Workspace | None, name: str, channel: str | None, fi
             field("Name", "name", name_input, "Name the app or device that will use it, so your team can recognize it later."),
             new_password.channel_field(where, first_choice),
             *expiry.fields(expiry.NEVER),
+            new_password.recipe_field(),
             new_password.device_field(),
             foot("You'll see the password once. Nobody can look it up later, so have your secret store ready."),
         ],

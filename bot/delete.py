@@ -13,7 +13,7 @@ from bot.blocks import Block, bold, code, line, modal
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.reason import given_reason, reason_field
-from bot.target import Purpose, allowed, pressed, submitted
+from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from storage import credentials
 from storage.access import Action
 from storage.audit import What
@@ -27,6 +27,7 @@ WARNING = "Apps that use this credential stop sending mail right away. This can'
 def register(app: AsyncApp, door: Door) -> None:
     app.action(OPEN_DELETE)(door.work(pressed(open_modal)))
     app.view(DELETE)(door.submission(submit))
+    register_picker(app, door, DELETING)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:

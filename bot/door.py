@@ -18,7 +18,7 @@ from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_bolt.response import BoltResponse
 
 from bot import texts
-from bot.blocks import Block, Piece, foot, line, modal
+from bot.blocks import Block, Piece, in_words, line, modal
 from bot.codec import FromHome, InHome
 from bot.delivery import acknowledgement_sent, first_delivery, turned_away
 from bot.people import Presence
@@ -65,6 +65,10 @@ class InputInvalid(Exception):
 def update(view: dict[str, Any]) -> dict[str, Any]:
     """The acknowledgement that puts another view in the submitted one's place."""
     return {"response_action": "update", "view": view}
+
+
+CLEAR: dict[str, Any] = {"response_action": "clear"}
+"""The acknowledgement that closes the modal, and those under it."""
 
 
 def errors(**by_block: str) -> dict[str, Any]:
@@ -198,9 +202,9 @@ class Request:
         given = {"response_type": "ephemeral", "replace_original": False, **body}
         return isinstance(await self.services.slack.respond(self.response_url, given), Ok)
 
-    async def show(self, blocks: list[Block], summary: str = texts.SUMMARY, replace: bool = False) -> bool:
+    async def show(self, blocks: list[Block], replace: bool = False) -> bool:
         """Shows blocks to this person alone: in answer to what they did, in the channel, or in a direct message. Whether one was taken."""
-        message = {"text": summary, "blocks": blocks}
+        message = in_words(blocks)
         if await self.respond(message | {"replace_original": replace}):
             return True
         slack = self.services.slack
@@ -218,7 +222,7 @@ class Request:
             with contextlib.suppress(TriggerExpired, SlackAway):
                 await self.open(notice(blocks))
                 return True
-        return await self.show([*blocks, foot(texts.ONLY_YOU)])
+        return await self.show(blocks)
 
     async def show_result(self, view: dict[str, Any]) -> bool:
         """Shows in the submitted modal what came of it, over its acknowledgement; whether it is shown there."""
@@ -233,6 +237,8 @@ def notice(blocks: list[Block], title: str = "SMTP Credentials") -> dict[str, An
 
 Handler = Callable[[Request], Awaitable[None]]
 SubmitHandler = Callable[[Request], Awaitable[Answer]]
+SuggestHandler = Callable[[Request], Awaitable[list[Block]]]
+"""Returns the options for what is typed into a menu."""
 
 
 class Door:
@@ -240,6 +246,8 @@ class Door:
         self._services = services
         self.draw_home: Callable[[Request], Awaitable[None]] | None = None
         """Draws the Home tab anew after a request that came from it: it shows what was changed, and what is no longer so."""
+        self.offers: Callable[[Request, Refusal], list[Block]] = lambda _request, _refusal: []
+        """What somebody who was refused something can do about it."""
         self.draw_list: Callable[[Request], Awaitable[None]] | None = None
         """The same of the list that a submitted modal was opened from."""
 
@@ -286,9 +294,9 @@ class Door:
                 if await first_delivery():
                     answer = await handler(request)
 
-            async def tell(pieces: Sequence[Piece]) -> None:
+            async def tell(pieces: Sequence[Piece], *more: Block) -> None:
                 nonlocal answer
-                answer = Answer(update(notice([line(*pieces)])))
+                answer = Answer(update(notice([line(*pieces), *more])))
 
             try:
                 await self._try(request, handle, tell, self._services.limits.acknowledge)
@@ -302,6 +310,24 @@ class Door:
 
         return submit
 
+    def suggest(self, handler: SuggestHandler) -> Callable[..., Awaitable[None]]:
+        """A Bolt listener for what is typed into a menu that the app fills; where something is in the way, with nothing."""
+
+        async def offer(ack: AsyncAck, body: dict[str, Any]) -> None:
+            found: list[Block] = []
+            request = Request(self._services, body)
+
+            async def handle() -> None:
+                found.extend(await handler(request))
+
+            async def tell(_pieces: Sequence[Piece], *_more: Block) -> None:
+                found.clear()
+
+            await self._try(request, handle, tell, self._services.limits.acknowledge)
+            await ack(options=found)
+
+        return offer
+
     async def _afterwards(self, then: Callable[[], Awaitable[None]] | None, request: Request) -> None:
         await self._draw(self.draw_list, request)
         if then is not None:
@@ -311,8 +337,8 @@ class Door:
             await self._draw(self.draw_home, request)
 
     async def _handle(self, handler: Handler, request: Request) -> None:
-        async def tell(pieces: Sequence[Piece]) -> None:
-            if not await request.say(pieces):
+        async def tell(pieces: Sequence[Piece], *more: Block) -> None:
+            if not await request.say(pieces, *more):
                 log.error("could not tell the person", reference=request.reference)
 
         refused = await self._try(request, lambda: handler(request), tell, self._services.limits.work)
@@ -323,7 +349,7 @@ class Door:
         self,
         request: Request,
         handle: Callable[[], Awaitable[None]],
-        tell: Callable[[Sequence[Piece]], Awaitable[None]],
+        tell: Callable[..., Awaitable[None]],
         limit: float,
     ) -> bool:
         """Does it within the limit, and tells the person whatever is in the way; whether something was."""
@@ -334,7 +360,8 @@ class Door:
                 await handle()
         except Refusal as refusal:
             outcome = "refused"
-            await tell(texts.sentence(refusal, self._services.command))
+            sentence = texts.sentence(refusal, self._services.command, self._services.owners)
+            await tell(sentence, *self.offers(request, refusal))
         except InputInvalid:
             outcome = "refused"
             raise

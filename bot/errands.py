@@ -13,24 +13,27 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
-from bot import alarm, notices, past
+from bot import alarm, asking, notices, past, setup
 from bot.blocks import Block
 from bot.door import describe
 from bot.door import notice as notice_view
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Posted, Refused, Reply
-from storage import audit, credentials, errands, leaks, listing, mail_servers, posted, replay, workspaces
+from storage import access, audit, credentials, errands, invitations, leaks, listing, mail_servers, posted, replay, workspaces
+from storage import asking as asking_store
 from storage.access import Actor
+from storage.asking import Asked
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
 from storage.errands import Kind
 from storage.leaks import Leak
 from storage.mail_servers import Traffic
 from storage.models import AuditEvent, Credential, Errand, PostedMessage, State, Workspace
-from storage.refusals import NoSuchCredential, NoSuchWorkspace
+from storage.refusals import NoSuchCredential, NoSuchRequest, NoSuchWorkspace
 
 BATCH = 20
 AT_ONCE = 4
+PERSONS_ASKED = 10
 LOOKED_FOR = 1.0  # seconds between two looks for what other replicas left, or what is due again
 PROOF_EVERY = timedelta(seconds=2)
 PROOF_FOLLOWED = timedelta(seconds=50)
@@ -133,7 +136,7 @@ class Worker:
         db = self._services.db
         try:
             result = await KINDS[Kind(errand.kind)](self._services, errand)
-        except (NoSuchCredential, NoSuchWorkspace):
+        except (NoSuchCredential, NoSuchRequest, NoSuchWorkspace):
             result = Done("gone")
         except (Unavailable, OutcomeUnknown) as error:
             result = Later(describe(error))
@@ -435,6 +438,90 @@ def _sending(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace
     return credential, workspace, mail_servers.traffic(tx, [credential.id])[credential.id]
 
 
+async def ask(services: Services, errand: Errand) -> Result:
+    """Each of those who can give the role reads it in a direct message."""
+    asked = await services.db.read(asking_store.asked, errand.event_id or 0)
+    if asked.given is not None:
+        return Done("answered")
+    if errand.person is None:
+        return await _ask_each(services, errand, asked)
+    match await services.slack.post_message(errand.person, notices.message(asking.draw(asked))):
+        case Ok(where):
+
+            def keep(tx: Transaction) -> None:
+                if where.ts:
+                    asking_store.keep(tx, asked, where.channel, where.ts)
+                if where.ts and asking_store.asked(tx, asked.event).given is not None:
+                    errands.add(tx, Kind.ANSWER, ids=(str(asked.event),), channel_id=where.channel, message_ts=where.ts)
+                errands.finish(tx, errand.id, "told")
+
+            await services.db.note(keep)
+            return Done()
+        case Refused(word):
+            return Untold(word)
+        case Away(why, _):
+            return Later(why, slack_away=True)
+
+
+async def _ask_each(services: Services, errand: Errand, asked: Asked) -> Result:
+    admins = await services.db.read(access.helpers, services.team, asked.workspace)
+    persons = [one for one in admins if not one.startswith("S")]
+    for group in (one for one in admins if one.startswith("S")):
+        match await services.slack.group_members(group):
+            case Ok(members):
+                persons += sorted(members)
+            case Away(why, _):
+                return Later(why, slack_away=True)
+    told = [one for one in dict.fromkeys(persons) if one != asked.person] or services.owners
+    if not told:
+        return Untold("nobody to ask")
+
+    def owe(tx: Transaction) -> None:
+        for person in told[:PERSONS_ASKED]:
+            errands.add(
+                tx, Kind.ASK, event_id=errand.event_id, last_event_id=errand.event_id, workspace_id=asked.workspace.id, person=person
+            )
+        errands.finish(tx, errand.id, "passed on")
+
+    await services.db.note(owe)
+    services.db.owed()
+    return Done("passed on")
+
+
+async def answer(services: Services, errand: Errand) -> Result:
+    asked = await services.db.read(asking_store.asked, int(errand.ids[0]))
+    if errand.message_ts is None:
+        return await _tell(services, errand, asking.answer(asked))
+    channel = errand.channel_id or ""
+    reply = await services.slack.update_message(channel, errand.message_ts, notices.message(asking.draw(asked)))
+    if isinstance(reply, Ok | Refused):
+        await services.db.note(asking_store.settled, channel, errand.message_ts)
+    return _told(reply, Done)
+
+
+async def connected(services: Services, errand: Errand) -> Result:
+    """In place of the message that offered it, where there is one."""
+    about = await services.db.read(_about, errand)
+    channel = errand.channel_id or ""
+    if about.workspace is None or not about.events:
+        return Done("gone")
+    mapped = await services.db.read(workspaces.mapping, services.team, channel)
+    if mapped is None or mapped.workspace_id != about.workspace.id:
+        return Done("no longer so")
+    message = notices.message(setup.connected(about.events[0].user_id, about.workspace, services.command))
+    settled = False
+    for one in await services.db.read(invitations.of_channel, channel):
+        match await services.slack.update_message(channel, one.ts, message):
+            case Ok():
+                settled = True
+            case Away(why, _):
+                return Later(why, slack_away=True)
+    await services.db.note(invitations.forget, channel)
+    if settled:
+        return Done("settled")
+    return _told(await services.slack.post_message(channel, message), Done)
+
+
 async def revoke_all(services: Services, errand: Errand) -> Result:
     """Deletes the workspace's credentials in batches; a restart goes on where it was."""
     about = await services.db.read(_about, errand)
@@ -469,6 +556,9 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.NOT_ROTATED: not_rotated,
     Kind.OUTCOME: outcome,
     Kind.REMIND: remind,
+    Kind.ASK: ask,
+    Kind.ANSWER: answer,
+    Kind.CONNECTED: connected,
     Kind.REVOKE_ALL: revoke_all,
     Kind.REVOKED_ALL: revoked_all,
     Kind.WENT_BACK: went_back,

@@ -10,6 +10,7 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
+from bot import setup
 from bot.door import describe, later
 from bot.services import Services, new_reference
 from storage import seen, workspaces
@@ -37,6 +38,9 @@ def register(app: AsyncApp, services: Services) -> None:
         if services.people.lessens(event["user"]):
             await services.db.note(seen.mark, event["user"]["id"])
 
+    async def joined(event: dict[str, Any]) -> None:
+        await setup.invited(services, event)
+
     async def groups(event: dict[str, Any]) -> None:
         # Its list of members may be incomplete, so they are asked for anew.
         await services.db.note(seen.mark, event.get("subteam_id") or event["subteam"]["id"])
@@ -63,6 +67,7 @@ def register(app: AsyncApp, services: Services) -> None:
         (("channel_shared", "channel_unshared"), shared),
         (("channel_id_changed",), renumbered),
         (("user_change",), person),
+        (("member_joined_channel",), joined),
         (GROUPS, groups),
     ):
         for name in names:

@@ -10,9 +10,9 @@ from typing import Any
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import blocks, texts
-from bot.blocks import Block, Piece, bold, code, field, foot, line, modal, option, when
+from bot.blocks import Block, Piece, bold, code, field, line, modal, option, when
 from bot.codec import OnCredential
-from bot.door import Answer, Door, Request, errors, notice, update
+from bot.door import Answer, Door, InputInvalid, Request, errors, notice, update
 from bot.target import allowed, pressed, submitted
 from storage import lifecycle
 from storage.access import Action
@@ -22,6 +22,8 @@ from storage.refusals import ExpiryInvalid, ExpiryProblem
 
 OPEN_EXTEND = "open_extend"
 EXTEND = "extend_credential"
+EXPIRES = "expires"
+LAST_DAY = "last_day"
 NEVER = "never"
 ON_A_DATE = "date"
 DAYS = (7, 30, 90)
@@ -31,6 +33,7 @@ CHOICES = {NEVER: "Never", **{str(days): f"In {days} days" for days in DAYS}, ON
 def register(app: AsyncApp, door: Door) -> None:
     app.action(OPEN_EXTEND)(door.work(pressed(open_modal)))
     app.view(EXTEND)(door.submission(submit))
+    app.action(EXPIRES)(door.work(show_day))
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
@@ -47,7 +50,7 @@ async def submit(request: Request) -> Answer:
         until = chosen(blocks.values(request.view or {}), services.db.clock())
         credential, _ = await services.db.change(lifecycle.change_expiry, origin, credential_id, until)
     except ExpiryInvalid as refusal:
-        return Answer(errors(**{field_of(refusal): blocks.flat(texts.sentence(refusal, services.command))}))
+        return Answer(errors(**{field_of(refusal): texts.in_field(refusal, services.command)}))
     return Answer(update(extended_view(credential)))
 
 
@@ -57,19 +60,33 @@ def fields(initial: str | None = None) -> list[Block]:
     select: dict[str, Any] = {"type": "static_select", "options": list(options.values())}
     if initial:
         select["initial_option"] = options[initial]
-    hint = "Only for “On a date”. It works until that day ends, in UTC."
-    return [
-        field("Expires", "expires", select, "Log-ins are refused after that. You can extend it at any time.", optional=initial is not None),
-        field("Last day", "last_day", {"type": "datepicker"}, hint, optional=True),
-    ]
+    hint = "Log-ins are refused after that. You can extend it at any time."
+    return [field("Expires", EXPIRES, select, hint, optional=initial is not None) | {"dispatch_action": True}]
+
+
+def day_field() -> Block:
+    return field("Last day", LAST_DAY, {"type": "datepicker"}, "It works until that day ends, in UTC.")
+
+
+async def show_day(request: Request) -> None:
+    """Asks for the day once "On a date" is chosen, and no longer when it isn't. All else in the modal stays."""
+    view = request.view or {}
+    rows = [row for row in view["blocks"] if row["block_id"] != LAST_DAY]
+    if blocks.values(view).get(EXPIRES) == ON_A_DATE:
+        at = next(number for number, row in enumerate(rows, 1) if row["block_id"] == EXPIRES)
+        rows.insert(at, day_field())
+    kept = ("type", "callback_id", "title", "submit", "close", "private_metadata")
+    await request.services.slack.update_view(view["id"], {name: view[name] for name in kept} | {"blocks": rows}, view.get("hash"))
 
 
 def chosen(given: dict[str, Any], now: datetime) -> datetime | None:
     """The moment that the fields name; None for never. Raises ExpiryInvalid."""
-    choice, day = given.get("expires") or NEVER, given.get("last_day")
+    choice, day = given.get(EXPIRES) or NEVER, given.get(LAST_DAY)
+    if choice == ON_A_DATE and LAST_DAY not in given:
+        raise InputInvalid(EXPIRES, "Choose the last day, too.")
     if choice == ON_A_DATE and not day:
         raise ExpiryInvalid(ExpiryProblem.NO_DATE)
-    if choice.isdigit() and day:
+    if choice != ON_A_DATE and day:
         raise ExpiryInvalid(ExpiryProblem.TWO_CHOICES)
     until = now + timedelta(days=int(choice)) if choice.isdigit() else None
     if day:
@@ -86,7 +103,7 @@ def field_of(refusal: ExpiryInvalid) -> str:
 def sentence(credential: Credential, now: datetime) -> list[Piece]:
     if credential.expires_at is None:
         return ["It never expires."]
-    return ["It expired on " if lifecycle.has_expired(credential, now) else "It expires on ", when(credential.expires_at), "."]
+    return ["It expired (" if lifecycle.has_expired(credential, now) else "It expires (", when(credential.expires_at), ")."]
 
 
 def extend_modal(credential: Credential, workspace: Workspace, channel: str | None, now: datetime) -> dict[str, Any]:
@@ -109,16 +126,3 @@ def extended_view(credential: Credential) -> dict[str, Any]:
     if credential.state == State.SUSPENDED:
         rows.append(line("It is suspended, so it stays refused until somebody resumes it."))
     return notice(rows, "Expiry changed")
-
-
-def reminder(credential: Credential, workspace: Workspace, now: datetime, command: str) -> list[Block]:
-    """For the creator and the workspace's channels."""
-    if credential.expires_at is None:
-        raise ValueError(f"{credential.username} does not expire")
-    verb = " expired on " if lifecycle.has_expired(credential, now) else " expires on "
-    about: list[Piece] = ["The SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name)]
-    return [
-        line(*about, verb, when(credential.expires_at), ". Apps that use it can't send mail after that."),
-        line("Still needed? Choose ", bold("Extend…"), " in its row's menu: ", code(f"{command} list"), ", or in my Home tab."),
-        foot("If it isn't needed any more, delete it there."),
-    ]

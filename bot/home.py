@@ -12,11 +12,11 @@ import structlog
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import create, row, texts
+from bot import listing as listing_of
 from bot.blocks import (
     DIVIDER,
     OPTIONS_MAX,
     Block,
-    Piece,
     actions,
     bold,
     button,
@@ -30,11 +30,11 @@ from bot.blocks import (
     plain,
 )
 from bot.codec import WORDS_MAX, InHome, OnWorkspace
-from bot.commands import role_sentence
 from bot.door import EVERYWHERE, Door, Request
 from bot.new_password import usual_channel
+from bot.setup import first_steps
 from bot.slack import Ok, Refused
-from storage import access, listing, workspaces
+from storage import access, listing, mail_servers, workspaces
 from storage.access import TABLE, Action, Actor, Choice, Right
 from storage.audit import What
 from storage.database import Transaction
@@ -76,8 +76,8 @@ async def turn(request: Request) -> None:
 async def search(request: Request) -> None:
     """A password that was pasted there is neither looked for nor kept."""
     before = request.home or InHome()
-    words = " ".join(request.value.split())[:WORDS_MAX]
-    if looks_like_password(words):
+    words = listing_of.wanted(request.value)
+    if looks_like_password(request.value):
         await show(request, InHome(workspace=before.workspace, order=before.order), searched_password=True)
     else:
         await show(request, InHome(workspace=before.workspace, order=before.order, words=words))
@@ -118,6 +118,8 @@ class Shown:
     admins: list[str]
     connected: bool
     page: Page
+    reported: bool
+    """Whether mail servers tell of log-ins."""
 
 
 def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
@@ -133,7 +135,7 @@ def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
     same = workspace.id == wanted.workspace
     page = listing.page(tx, workspace, wanted.order, wanted.words if same else "", wanted.place if same else None)
     admins = access.helpers(tx, actor.team, workspace)
-    return Shown(visible, workspace, held, admins, workspaces.connected(tx, workspace.id), page)
+    return Shown(visible, workspace, held, admins, workspaces.connected(tx, workspace.id), page, mail_servers.reported(tx))
 
 
 def _visible(tx: Transaction, actor: Actor, workspace_id: int) -> tuple[Workspace, list[Right]] | None:
@@ -170,11 +172,11 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
         rows += nothing(workspace, wanted, right, shown.admins)
     else:
         allowed, unused_days = TABLE[right.role], services.settings.bot_unused_days
-        rows += [row.draw(one, allowed, None, services.db.clock(), unused_days) for one in page.rows]
+        rows += [row.draw(one, allowed, None, services.db.clock(), unused_days, shown.reported) for one in page.rows]
         rows += bottom(page, wanted)
-    rows += [DIVIDER, line(*role_sentence(shown.held, workspace, shown.admins))]
+    rows += [DIVIDER, line(*texts.role_sentence(shown.held, workspace, shown.admins))]
     if not shown.connected:
-        rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *_connect(services.command)))
+        rows.append(line("No channel is connected to ", bold(workspace.name), ". ", *first_steps(services.command)))
     if Action.CREATE in TABLE[right.role]:
         rows.append(line(texts.GONE_PASSWORD))
     return home(rows, wanted)
@@ -269,16 +271,12 @@ def no_workspace(command: str, owner: bool) -> list[Block]:
         line("Here you'll see the usernames and passwords with which your apps and devices send mail."),
     ]
     if owner:
-        return [*rows, line("There is no mail workspace yet. ", *_connect(command))]
+        return [*rows, line("There is no mail workspace yet. ", *first_steps(command))]
     return [
         *rows,
         line("You have no role in any mail workspace yet, so there is nothing to show."),
         line("Go to a channel that is connected to one and type ", code(command), ". It tells your role there, and who can give you one."),
     ]
-
-
-def _connect(command: str) -> list[Piece]:
-    return ["To connect a channel, type ", code(f"{command} setup"), " there. Passwords are shown in connected channels only."]
 
 
 def _unsure(unanswered: bool) -> list[Block]:

@@ -12,6 +12,7 @@ from storage.audit import What
 from storage.mail_servers import Proof, Traffic
 from storage.models import Credential, State, Workspace
 
+UNKNOWN = "I can't tell whether something uses it."
 JUST_USED = timedelta(hours=1)
 FOLLOWED = 10.0  # seconds that a result waits for the mail servers
 INTERVAL = 0.5  # seconds
@@ -26,20 +27,21 @@ async def of(request: Request, credential: Credential, workspace: Workspace) -> 
 
 
 def facts(credential: Credential, workspace: Workspace, stops: str | None = None) -> Block:
-    """What a person needs to recognize the credential and to judge what will stop (`in_use`)."""
+    """What a person needs to recognize the credential and to judge what will stop (`in_use`), which stands first."""
     rows: list[list[Piece]] = [
+        *([[bold(stops)]] if stops else []),
         [bold("Name  "), credential.name],
         [bold("Username  "), code(credential.username)],
         [bold("Mail workspace  "), workspace.name],
         [bold("Created  "), when(credential.created_at), " by ", principal(credential.created_by)],
-        [bold("Last used  "), *_used(credential)],
+        [bold("Last used  "), *_used(credential, stops == UNKNOWN)],
     ]
-    return lines(*rows, *([[bold("Impact  "), stops]] if stops else []))
+    return lines(*rows)
 
 
-def _used(credential: Credential) -> list[Piece]:
+def _used(credential: Credential, unknown: bool) -> list[Piece]:
     if credential.last_used_at is None:
-        return ["never, as far as the mail servers told"]
+        return ["not reported by your mail server" if unknown else "never"]
     return [when(credential.last_used_at), f" from {credential.last_used_from or 'an unknown address'}"]
 
 
@@ -48,17 +50,18 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     if credential.state == State.SUSPENDED:
         return "It is suspended already: nothing is using it."
     last = credential.last_used_at
+    if last is None and not traffic.reported:
+        return UNKNOWN
     if last is None or last <= now - timedelta(days=unused_days):
         since = credential.created_at if last is None else last
-        return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Not used yet."
-    counted = f"{_number(traffic.hour, 'log-in')} in the last hour, {traffic.day} in the last day."
-    if (sending := sent(credential, traffic)) is not None:
-        counted += f" It sent {sending}."
+        return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Nothing has used it."
+    counted = f"{_number(traffic.hour, 'log-in')} in the last hour, {traffic.day} in the last day"
     if now - last < JUST_USED:
         minutes = max(int((now - last).total_seconds() // 60), 0)
         ago = "just now" if minutes == 0 else "a minute ago" if minutes == 1 else f"{minutes} minutes ago"
-        return f"Used {ago}: something will stop. {counted}"
-    return counted
+        counted += f", last {ago}"
+    sending = sent(credential, traffic)
+    return " ".join([f"In use: {counted}. Mail will stop.", *([f"It sent {sending}."] if sending else [])])
 
 
 def sent(credential: Credential, traffic: Traffic) -> str | None:

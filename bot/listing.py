@@ -17,24 +17,25 @@ from bot.blocks import (
     code,
     foot,
     header,
+    in_words,
     line,
     people,
 )
 from bot.codec import WORDS_MAX, InList
 from bot.create import CREATE
 from bot.door import Door, Request
-from storage import access, listing, workspaces
+from storage import access, listing, mail_servers, workspaces
 from storage.access import TABLE, Action, Actor, Right, ToAsk
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
 from storage.models import Workspace
+from storage.typed import read
 
 SHOW = "show_list"
 SORT = "sort_list"
 TURN = "turn_page"
 TURN_BACK = "turn_page_back"
-SUMMARY = "Your list of SMTP credentials is ready."
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -54,7 +55,13 @@ async def typed(request: Request, words: str) -> None:
     order = Order.NEWEST
     if split and split[-1].lower() in list(Order):
         order = Order(split.pop().lower())
-    await show(request, InList(order=order, words=" ".join(split)[:WORDS_MAX].strip()))
+    await show(request, InList(order=order, words=wanted(" ".join(split))))
+
+
+def wanted(text: str) -> str:
+    """What a list is to be narrowed to: the one username in what was typed, or its words."""
+    found = read(text)
+    return (found.usernames[0] if len(found.usernames) == 1 else " ".join(found.words.split()))[:WORDS_MAX].strip()
 
 
 async def turn(request: Request) -> None:
@@ -70,6 +77,8 @@ class Shown:
     page: Page
     admins: list[str]
     """Who can make the first credential."""
+    reported: bool
+    """Whether mail servers tell of log-ins."""
 
 
 def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Shown:
@@ -77,7 +86,8 @@ def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Sh
     workspace = workspaces.by_id(tx, workspace_id)
     right = access.may(tx, actor, Action.LIST, workspace)
     page = listing.page(tx, workspace, wanted.order, wanted.words, wanted.place)
-    return Shown(workspace, right, page, access.helpers(tx, actor.team, workspace) if not page.total else [])
+    admins = access.helpers(tx, actor.team, workspace) if not page.total else []
+    return Shown(workspace, right, page, admins, mail_servers.reported(tx))
 
 
 def _here(tx: Transaction, user: str, team: str, channel: str) -> tuple[Workspace, ToAsk]:
@@ -87,7 +97,7 @@ def _here(tx: Transaction, user: str, team: str, channel: str) -> tuple[Workspac
 
 
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
-    await request.show(await _drawn(request, wanted), SUMMARY, replace)
+    await request.show(await _drawn(request, wanted), replace)
 
 
 async def draw_anew(request: Request) -> None:
@@ -97,7 +107,7 @@ async def draw_anew(request: Request) -> None:
         return
     again = Request(request.services, {**request.body, "view": None, "channel_id": shown.channel, "response_url": shown.response_url})
     rows = await _drawn(again, InList.decode(shown.place))
-    await again.respond({"text": SUMMARY, "blocks": rows, "replace_original": True})
+    await again.respond({**in_words(rows), "replace_original": True})
 
 
 async def _drawn(request: Request, wanted: InList) -> list[Block]:
@@ -106,7 +116,7 @@ async def _drawn(request: Request, wanted: InList) -> list[Block]:
     actor = await request.actor(workspace, member=True, asked=asked)
     shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
-    rows = [row.draw(one, allowed, request.channel, now, unused_days, wanted.encode()) for one in shown.page.rows]
+    rows = [row.draw(one, allowed, request.channel, now, unused_days, shown.reported, wanted.encode()) for one in shown.page.rows]
     return draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
 
 
@@ -128,19 +138,16 @@ def draw(
             rows.append(actions(*create))
         elif admins:
             rows.append(line("Ask an admin to create one: ", *people(admins), "."))
-        return [*rows, foot(texts.ONLY_YOU)]
+        return rows
     if not page.total:
-        return [
-            line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all."),
-            foot(texts.ONLY_YOU),
-        ]
+        return [line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all.")]
     title = f"SMTP credentials in {workspace.name} ({texts.total(page)})"
     rows = [header(title[:150])]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
     rows += [*drawn, DIVIDER, actions(*_buttons(page, wanted), *create)]
     last = page.first + len(page.rows) - 1
-    return [*rows, foot(f"Showing {page.first} to {last} of {texts.total(page)}. {texts.ONLY_YOU}")]
+    return [*rows, foot(f"Showing {page.first} to {last} of {texts.total(page)}.")]
 
 
 def _buttons(page: Page, wanted: InList) -> list[Block]:

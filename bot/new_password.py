@@ -15,11 +15,12 @@ import structlog
 from prometheus_client import Counter
 
 from bot import blocks
-from bot.blocks import Block, Piece, actions, bold, button, code, copyable, line, option
+from bot.blocks import Block, Piece, actions, bold, button, code, copyable, flat_blocks, line, option
 from bot.codec import OnCredential
 from bot.delete import OPEN_DELETE
 from bot.door import Request, describe
 from bot.people import Presence
+from bot.recipes import FIELDS, RECIPES, Account
 from bot.settings import Settings
 from bot.slack import Away, Ok, Ready, Refused, Reply, Slack
 from bot.texts import NotInChannel
@@ -190,6 +191,17 @@ def device_field(ticked: bool = False) -> Block:
     return blocks.field("Device", "device", boxes | ({"initial_options": [DEVICE]} if ticked else {}), optional=True)
 
 
+def recipe_field() -> Block:
+    options = [option("Fields", FIELDS), *(option(label, value) for value, (label, _) in RECIPES.items())]
+    select = {"type": "static_select", "options": options, "initial_option": options[0]}
+    return blocks.field("Show it as", "recipe", select, "One text to copy, for what will use it.")
+
+
+def chosen_recipe(given: Mapping[str, Any]) -> str:
+    chosen = given.get("recipe")
+    return chosen if chosen in RECIPES else FIELDS
+
+
 def chosen_style(given: Mapping[str, Any]) -> Style:
     return Style.DEVICE if "device" in (given.get("device") or []) else Style.STANDARD
 
@@ -202,29 +214,38 @@ def response_url(request: Request) -> str | None:
 
 # --- what is shown ---
 def password_message(
-    settings: Settings, credential: Credential, channel: str, password: str, head: Block, summary: str, remarks: Sequence[Block] = ()
+    settings: Settings,
+    credential: Credential,
+    channel: str,
+    password: str,
+    head: Block,
+    summary: str,
+    remarks: Sequence[Block] = (),
+    recipe: str = FIELDS,
 ) -> dict[str, Any]:
     """The only message that ever holds a password; `text`, which notifications show, does not.
+
+    `recipe`: fields to copy one by one, or a key of `RECIPES`: one text with everything.
 
     Desktop notifications take their text from blocks first: the password stands last, behind all that is long.
     """
     value = OnCredential(credential=credential.id, channel=channel).encode()
-    return {
-        "text": summary,
-        "blocks": [
-            head,
-            *how_to_enter(settings, credential.username),
-            copyable("Username", credential.username),
-            line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
-            *remarks,
-            line(bold("Copy it before you reload Slack or switch device: it won't come back.")),
-            actions(
-                button("I've copied it, remove this", REMOVE_PASSWORD, value, style="primary"),
-                button("Delete credential", OPEN_DELETE, value),
-            ),
-            copyable("Password", password),
-        ],
-    }
+    rows = [
+        head,
+        *([*how_to_enter(settings, credential.username), copyable("Username", credential.username)] if recipe == FIELDS else []),
+        line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
+        *remarks,
+        line(bold("Copy it before you reload Slack or switch device: it won't come back.")),
+        actions(
+            button("I've copied it, remove this", REMOVE_PASSWORD, value, style="primary"),
+            button("Delete credential", OPEN_DELETE, value),
+        ),
+    ]
+    secret = copyable("Password", password)
+    if recipe in RECIPES:
+        label, write = RECIPES[recipe]
+        secret = copyable(label, write(Account(settings.smtp_host, settings.smtp_port, settings.smtp_tls, credential.username, password)))
+    return {"text": f"{summary}\n{flat_blocks(rows)}", "blocks": [*rows, secret]}
 
 
 def how_to_enter(settings: Settings, username: str) -> list[Block]:

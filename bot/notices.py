@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from bot import impact, texts
-from bot.blocks import Block, Piece, actions, bold, button, code, flat_blocks, foot, line, lines, principal, when
+from bot import impact
+from bot.acts import ACTS
+from bot.blocks import Block, Piece, actions, bold, button, code, foot, in_words, line, lines, principal, when
 from bot.codec import OnCredential
 from bot.new_password import what_to_do
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
@@ -29,8 +30,7 @@ LIMITS = {
 
 
 def message(rows: list[Block], *feet: str) -> dict[str, Any]:
-    """The top-level `text` is the message in words: screen readers and phones get nothing else."""
-    return {"text": flat_blocks(rows), "blocks": [*rows, *(foot(one) for one in feet)]}
+    return in_words([*rows, *(foot(one) for one in feet)])
 
 
 def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], workspace: Workspace) -> list[Block] | None:
@@ -167,8 +167,8 @@ def outcome(done: Sequence[AuditEvent], named: dict[str, str]) -> list[Block]:
     for event in done[:NAMED_MAX]:
         about: list[Piece] = []
         if event.credential_id:
-            about = [": ", bold(named.get(event.credential_id, "")), " (", code(event.username or ""), ")"]
-        rows.append(line(texts.DONE.get(What(event.action), "It was done"), *about, "."))
+            about = [" ", bold(named.get(event.credential_id, "")), " (", code(event.username or ""), ")"]
+        rows.append(line(f"You {ACTS[What(event.action)].done.rstrip(':')}", *about, "."))
     return [line("About what I didn't know a moment ago: it was done."), *rows]
 
 

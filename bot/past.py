@@ -48,7 +48,7 @@ async def revoke_again(request: Request) -> None:
     """The press. Raises NotAllowed (it takes an owner of the app), RoleUnknown, PersonBarred."""
     origin = request.origin(await request.actor(EVERYWHERE))
     done, settled = await replay.make_again(request.services.db, origin)
-    await request.show(done_blocks(done, bool(settled)), "What was revoked before is revoked again.", replace=True)
+    await request.show(done_blocks(done, bool(settled)), replace=True)
 
 
 def went_back(standing: Standing) -> list[Block]:

@@ -2,7 +2,7 @@
 
 `/smtp rotate X` or a row's menu opens the modal; submitting it hands a new password over as creating does. The old one works for the
 chosen overlap; **End the old one now** stops it before. Where the new password may not have arrived, nothing changes. A leaked password
-is not rotated but deleted, because the overlap would keep it alive; the modal says so first.
+is not rotated but revoked, because the overlap would keep it alive; the modal says so first.
 """
 
 import contextlib
@@ -11,14 +11,13 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, new_password, texts
+from bot import blocks, new_password, revoke, texts
 from bot.blocks import Block, Piece, actions, bold, button, code, field, foot, line, lines, modal, option, when
 from bot.codec import OnCredential, OnRotation
-from bot.delete import OPEN_DELETE
 from bot.door import Answer, Door, Request, errors, notice, update
 from bot.impact import facts
 from bot.new_password import NewPassword, Outcome
-from bot.target import Purpose, allowed, pressed, submitted
+from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from bot.texts import NotInChannel
 from storage import credentials, lifecycle
 from storage.access import Action
@@ -32,7 +31,8 @@ OPEN_ROTATE = "open_rotate"
 ROTATE = "rotate_password"
 OPEN_END_OLD = "open_end_old"
 END_OLD = "end_old_password"
-LEAKED = "Did the password leak? Then don't rotate: delete the credential. Rotating can keep the old password alive."
+OPEN_LEAKED = "revoke_leaked_one"
+LEAKED = "Did the password leak? Then don't rotate: revoke the credential. Rotating can keep the old password alive."
 OVERLAPS: dict[str, tuple[str, timedelta | None]] = {
     "none": ("Stops at once", None),
     "1h": ("Works for 1 more hour", timedelta(hours=1)),
@@ -46,7 +46,9 @@ def register(app: AsyncApp, door: Door) -> None:
     app.action(OPEN_ROTATE)(door.work(pressed(open_modal)))
     app.view(ROTATE)(door.submission(submit))
     app.action(OPEN_END_OLD)(door.work(pressed(open_end_old)))
+    app.action(OPEN_LEAKED)(door.work(pressed(open_leaked)))
     app.view(END_OLD)(door.submission(submit_end_old))
+    register_picker(app, door, ROTATING)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
@@ -82,30 +84,37 @@ async def submit(request: Request) -> Answer:
     except BotNotInChannel:
         return Answer(errors(channel="Add me to that channel first: type /invite @SMTP Credentials there."))
     except NotInChannel as refusal:
-        return Answer(errors(channel=blocks.flat(texts.sentence(refusal, services.command))))
+        return Answer(errors(channel=texts.in_field(refusal, services.command)))
     credential, workspace = begun
 
     async def then() -> None:
-        await deliver(request, origin, credential, workspace, new_password.chosen_style(given), overlap, words)
+        await deliver(request, origin, credential, workspace, given, overlap, words)
 
     return Answer(update(rotating_view()), then)
 
 
 async def deliver(
-    request: Request, origin: Origin, credential: Credential, workspace: Workspace, style: Style, overlap: timedelta | None, words: str
+    request: Request,
+    origin: Origin,
+    credential: Credential,
+    workspace: Workspace,
+    given: dict[str, Any],
+    overlap: timedelta | None,
+    words: str,
 ) -> None:
-    """Hands the new password over and lets it count; or leaves the old one as it is and tells."""
+    """Hands the new password over and lets it count; or leaves the old one as it is and tells. `given`: what the modal held."""
+    style, recipe = new_password.chosen_style(given), new_password.chosen_recipe(given)
     db, settings = request.services.db, request.services.settings
     channel, key = credential.rotation_in or "", credential.rotation_key or ""
     head = line("New password for ", bold(credential.name), " in ", bold(workspace.name))
-    summary = f"A new password of {credential.name} is ready. Open Slack to copy it."
+    summary = "A new password is ready. Open Slack to copy it."
     remarks = [line(f"The old password: {words.lower()}.")]
     new = NewPassword(
         credential,
         style,
         channel,
         new_password.response_url(request),
-        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks),
+        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks, recipe),
         accept=lambda phc, tag: db.change(lifecycle.finish_rotation, origin, credential.id, key, phc, tag, overlap, style is Style.DEVICE),
         accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
@@ -137,10 +146,16 @@ async def submit_end_old(request: Request) -> Answer:
     return Answer(update(notice([said], "Old password ended")))
 
 
+async def open_leaked(request: Request, credential_id: str) -> None:
+    """Its password leaked: it is revoked instead. Raises NoSuchCredential, RoleUnknown, PersonBarred, TriggerExpired."""
+    credential, _ = await request.services.db.read(credentials.get, credential_id)
+    await request.open(revoke.revoke_modal(request, await revoke.look_up(request, [credential.username]), leaked=True))
+
+
 def rotate_modal(
     credential: Credential, workspace: Workspace, channel: str | None, first_choice: str | None, now: datetime
 ) -> dict[str, Any]:
-    leaked = button("It leaked: delete it…", OPEN_DELETE, OnCredential(credential=credential.id, channel=channel).encode(), style="danger")
+    leaked = button("It leaked: revoke it…", OPEN_LEAKED, OnCredential(credential=credential.id, channel=channel).encode(), style="danger")
     options = {value: option(label, value) for value, (label, _) in OVERLAPS.items()}
     overlap = {"type": "static_select", "options": list(options.values()), "initial_option": options[USUAL]}
     rows: list[Block] = [line(bold(LEAKED)), actions(leaked), facts(credential, workspace)]
@@ -152,6 +167,7 @@ def rotate_modal(
             *rows,
             field("Old password", "overlap", overlap, "Enter the new password in every app before the old one stops."),
             new_password.channel_field("The new password is shown there, only to you.", first_choice),
+            new_password.recipe_field(),
             new_password.device_field(ticked=credential.device),
             foot("You'll see the new password once. Nobody can look it up later. The username stays the same."),
         ],
@@ -192,7 +208,7 @@ def old_password(credential: Credential) -> list[Piece]:
 
 def end_old_modal(credential: Credential, workspace: Workspace, channel: str | None) -> dict[str, Any]:
     def used(at: datetime | None) -> Piece:
-        return when(at) if at else "not since the rotation, as far as the mail servers told"
+        return when(at) if at else "not since the rotation"
 
     rows = [
         lines(

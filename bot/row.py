@@ -38,11 +38,26 @@ async def chosen(request: Request) -> None:
         request.services.lists.keep(request.opened, ListMessage(request.response_url, request.channel, place))
 
 
-def draw(credential: Listed, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int, place: str = "") -> Block:
-    """Args: allowed: what the reader may do; channel: where the list is shown; unused_days: without a log-in, after which it is marked;
-    place: in the list, to draw it anew there."""
+def draw(
+    credential: Listed,
+    allowed: frozenset[Action],
+    channel: str | None,
+    now: datetime,
+    unused_days: int,
+    reported: bool = True,
+    place: str = "",
+) -> Block:
+    """One row of a list.
+
+    Args:
+        allowed: what the reader may do.
+        channel: where the list is shown.
+        unused_days: without a log-in, after which it is marked.
+        reported: whether mail servers tell of log-ins at all.
+        place: in the list, to draw it anew there.
+    """
     created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
-    says = [created, _used(credential, now, unused_days), *_states(credential, now)]
+    says = [created, _used(credential, now, unused_days, reported), *_states(credential, now)]
     name = credential.name
     if credential.state == State.SUSPENDED:
         name += " (suspended)"
@@ -81,11 +96,13 @@ def menu(credential: Listed, allowed: frozenset[Action], now: datetime) -> dict[
     return offers
 
 
-def _used(credential: Listed, now: datetime, unused_days: int) -> str:
+def _used(credential: Listed, now: datetime, unused_days: int, reported: bool) -> str:
+    if not reported and credential.last_used_at is None:
+        return "Last use: not reported by your mail server"
     used = f"Last used {when_mrkdwn(credential.last_used_at)}" if credential.last_used_at else "Never used"
     if credential.last_used_from:
         used += f" from {credential.last_used_from}"
-    if (credential.last_used_at or credential.created_at) <= now - timedelta(days=unused_days):
+    if reported and (credential.last_used_at or credential.created_at) <= now - timedelta(days=unused_days):
         used = f"*Not used for {unused_days} days.* {used}"
     return used
 
@@ -95,7 +112,7 @@ def _states(credential: Listed, now: datetime) -> list[str]:
     if credential.state == State.SUSPENDED and credential.suspended_at:
         says.append(f"Suspended {when_mrkdwn(credential.suspended_at)} by {principal_mrkdwn(credential.suspended_by or '')}")
         if credential.delete_at:
-            says.append(f"Deleted {when_mrkdwn(credential.delete_at)} unless resumed")
+            says.append(f"Will be deleted unless resumed by {when_mrkdwn(credential.delete_at)}")
     if credential.expires_at:
         says.append(f"{'Expired' if has_expired(credential, now) else 'Expires'} {when_mrkdwn(credential.expires_at)}")
     if has_old_password(credential, now) and credential.previous_until:

@@ -92,6 +92,11 @@ class Services:
         self.resolver = Resolver(self.db, self.hasher)
 
     @property
+    def owners(self) -> list[str]:
+        """The owners of the app, for those who need somebody to ask."""
+        return sorted(self.settings.bot_owners)
+
+    @property
     def command(self) -> str:
         return self.settings.bot_command
 

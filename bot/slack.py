@@ -186,6 +186,7 @@ class Channel:
     """With another organization, or about to be."""
     archived: bool
     has_bot: bool
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,7 @@ class Slack:
                 shared=found.flag("is_ext_shared") or found.flag("is_pending_ext_shared"),
                 archived=found.flag("is_archived"),
                 has_bot=found.flag("is_member"),
+                name=found.optional("name"),
             )
 
         return await self._ask("conversations.info", {"channel": channel}, read, limit)

@@ -18,7 +18,7 @@ from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
 from bot.reason import given_reason, reason_field
-from bot.target import Purpose, allowed, pressed, submitted
+from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from storage import credentials, lifecycle
 from storage.access import Action
 from storage.audit import Origin, What
@@ -42,6 +42,8 @@ def register(app: AsyncApp, door: Door) -> None:
     app.view(SUSPEND)(door.submission(submit))
     app.action(OPEN_RESUME)(door.work(pressed(open_resume)))
     app.view(RESUME)(door.submission(submit_resume))
+    register_picker(app, door, SUSPENDING)
+    register_picker(app, door, RESUMING)
 
 
 async def open_modal(request: Request, credential_id: str) -> None:

@@ -7,16 +7,22 @@ workspace that the person may not see is answered like one that does not exist.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bot.blocks import Block, button, foot, line, plain
-from bot.codec import OnCredential
-from bot.door import EVERYWHERE, Handler, Request
-from storage import access, credentials, listing, names, workspaces
+from slack_bolt.app.async_app import AsyncApp
+
+from bot.blocks import OPTIONS_MAX, Block, button, line, modal, option, plain
+from bot.codec import InChannel, OnCredential
+from bot.door import EVERYWHERE, Door, Handler, Request, SuggestHandler
+from storage import access, credentials, listing, workspaces
 from storage.access import Action, Actor
 from storage.audit import Origin, What, record_refusal
 from storage.database import Transaction
-from storage.models import Credential, Workspace
+from storage.models import Credential, Listed, State, Workspace
 from storage.refusals import NoSuchCredential, NotAllowed, PersonBarred, RoleUnknown
+from storage.typed import read
 
+PICK = "pick_to_"
+CHOICES_SHOWN = 20
+WORKSPACES_SEARCHED = 300
 TYPED_MAX = 100  # characters of a typed name or username that are looked at
 OpenModal = Callable[[Request, str], Awaitable[None]]
 
@@ -36,16 +42,109 @@ class Purpose:
 async def choose(request: Request, typed: str, purpose: Purpose) -> None:
     """Opens the modal for the one that is meant, or shows those to choose from. Raises what stands in the way."""
     db = request.services.db
-    target = typed[:TYPED_MAX]
-    if names.USERNAME.fullmatch(target.lower()):
-        return await purpose.open_modal(request, await _by_username(request, target.lower(), purpose))
+    found_in = read(typed)
+    if len(found_in.usernames) == 1:
+        return await purpose.open_modal(request, await _by_username(request, found_in.usernames[0], purpose))
+    target = found_in.words[:TYPED_MAX]
     workspace = await db.read(workspaces.of_channel, request.services.team, request.in_channel())
     await request.allow(purpose.action, workspace, purpose.what)
     found = await db.read(listing.find, workspace, target)
     if len(found) == 1 and listing.is_named(found[0], target):
         return await purpose.open_modal(request, found[0].id)
-    await request.show(choice(found, target, request.channel, purpose))
+    said = f'More than one credential matches "{target}". Choose the one you mean.'
+    if len(found) == 1:
+        said = f'Nothing is called exactly "{target}". Did you mean this one?'
+    await request.show([line(said), *choice(found, request.channel, purpose)])
     return None
+
+
+async def choose_among(request: Request, usernames: list[str], purpose: Purpose) -> None:
+    """Shows those of several typed usernames that this can be done to, to choose from. Raises NoSuchCredential, PersonBarred."""
+    actor = await request.actor(EVERYWHERE)
+    found = await request.read(purpose.what, actor, _allowed_of, actor, purpose.action, usernames)
+    if not found:
+        raise NoSuchCredential(usernames[0])
+    await request.show([line("One at a time. Choose the one you mean."), *choice(found, request.channel, purpose)])
+
+
+def _allowed_of(tx: Transaction, actor: Actor, action: Action, usernames: list[str]) -> list[Credential]:
+    if actor.barred:
+        raise PersonBarred(actor.barred)
+    found = []
+    for one in listing.by_usernames(tx, usernames[:CHOICES_SHOWN]):
+        allowed = access.allowed(access.rights(tx, actor, workspaces.by_id(tx, one.workspace_id)))
+        if action in allowed and one.state in (State.ACTIVE, State.SUSPENDED):
+            found.append(one)
+    return found
+
+
+# --- without words: a search field ---
+async def open_picker(request: Request, purpose: Purpose) -> None:
+    """Opens the modal in which one is searched for; choosing opens the modal that does it. Raises NotAllowed, PersonBarred, RoleUnknown."""
+    actor = await request.actor(EVERYWHERE)
+    await request.read(purpose.what, actor, _searched, actor, purpose.action, request.services.team, request.channel)
+    element = {
+        "type": "external_select",
+        "action_id": PICK + purpose.button,
+        "placeholder": plain("Part of a name or username"),
+        "min_query_length": 0,
+    }
+    label = purpose.label.rstrip("…")
+    rows: list[Block] = [{"type": "section", "text": plain(f"{label} which credential?"), "accessory": element}]
+    await request.open(modal(label, rows, metadata=InChannel(channel=request.channel).encode()))
+
+
+def picker(purpose: Purpose) -> SuggestHandler:
+    """The handler that offers credentials for what is typed into the picker of this purpose."""
+
+    async def suggest(request: Request) -> list[Block]:
+        channel = InChannel.decode(request.metadata).channel
+        actor = await request.actor(EVERYWHERE)
+        words = read(str(request.body.get("value") or "")).words
+        found = await request.services.db.read(_offered, actor, purpose.action, request.services.team, channel, words)
+        return [
+            option(f"{one.name} ({one.username})", OnCredential(credential=one.id, channel=channel).encode()) for one in found[:OPTIONS_MAX]
+        ]
+
+    return suggest
+
+
+async def picked(request: Request, purpose: Purpose) -> None:
+    token = OnCredential.decode(request.value)
+    request.channel = token.channel
+    await purpose.open_modal(request, token.credential)
+
+
+def register_picker(app: AsyncApp, door: Door, purpose: Purpose) -> None:
+    async def press(request: Request) -> None:
+        await picked(request, purpose)
+
+    app.action(PICK + purpose.button)(door.work(press))
+    app.options(PICK + purpose.button)(door.suggest(picker(purpose)))
+
+
+def _searched(tx: Transaction, actor: Actor, action: Action, team: str, channel: str | None) -> list[Workspace]:
+    """Where this person is looked for something to do it to: the channel's workspace, or else all in which they may.
+
+    Raises NotAllowed, PersonBarred, RoleUnknown.
+    """
+    here = workspaces.mapped(tx, team, channel) if channel else None
+    if here is not None:
+        access.may(tx, actor, action, here)
+        return [here]
+    found = access.visible_workspaces(tx, actor, action, WORKSPACES_SEARCHED)
+    if not found:
+        access.may(tx, actor, action, None)
+    return [workspaces.by_id(tx, one.id) for one in found]
+
+
+def _offered(tx: Transaction, actor: Actor, action: Action, team: str, channel: str | None, words: str) -> list[Listed]:
+    found: list[Listed] = []
+    for workspace in _searched(tx, actor, action, team, channel):
+        found += listing.page(tx, workspace, listing.Order.NEWEST, words, size=OPTIONS_MAX - len(found)).rows
+        if len(found) >= OPTIONS_MAX:
+            break
+    return found
 
 
 async def _by_username(request: Request, username: str, purpose: Purpose) -> str:
@@ -96,13 +195,12 @@ async def submitted(request: Request) -> tuple[str, Origin]:
     return token.credential, request.origin(await request.actor(workspace))
 
 
-def choice(found: list[Credential], target: str, channel: str | None, purpose: Purpose) -> list[Block]:
-    """More than one match, or one that only contains what was typed."""
-    rows: list[Block] = [line(f'Nothing is called exactly "{target}". Choose the one you mean.')]
-    if len(found) > 1:
-        rows = [line(f'More than one credential matches "{target}". Choose the one you mean.')]
+def choice(found: list[Credential], channel: str | None, purpose: Purpose) -> list[Block]:
+    """A row with a button for each."""
+    rows: list[Block] = []
     for credential in found:
         value = OnCredential(credential=credential.id, channel=channel).encode()
         text = plain(f"{credential.name}\n{credential.username}")
-        rows.append({"type": "section", "text": text, "accessory": button(purpose.label, purpose.button, value)})
-    return [*rows, foot("Only you can see this.")]
+        pick = button(purpose.label, purpose.button, value, says=f"{purpose.label.rstrip('…')} {credential.name}")
+        rows.append({"type": "section", "text": text, "accessory": pick})
+    return rows

@@ -1,13 +1,20 @@
 """Every refusal as a sentence: what happened, and what to do next. One case for each; the type checker and a test see to it."""
 
-from bot.blocks import Piece, bold, code, people, principal, when
-from storage.access import Action
+from collections.abc import Sequence
+
+from bot.acts import ACTS
+from bot.blocks import Piece, bold, code, flat, people, principal, when
+from storage.access import STRONGEST_FIRST, TABLE, WEAKEST, Action, Right, Role, Standing
 from storage.audit import What
 from storage.database import OutcomeUnknown, Trouble, Unavailable
 from storage.listing import Page
+from storage.models import Workspace
 from storage.refusals import (
+    AlreadyAnswered,
+    AlreadyAsked,
     AlreadyDeleted,
     AlreadyRequested,
+    AskedTooOften,
     Barred,
     BotNotInChannel,
     ChannelNotMapped,
@@ -15,6 +22,7 @@ from storage.refusals import (
     ExpiryInvalid,
     ExpiryProblem,
     HasExpired,
+    HasRole,
     IsSuspended,
     NameInvalid,
     NameProblem,
@@ -24,6 +32,7 @@ from storage.refusals import (
     NoOldPassword,
     NoSuchCredential,
     NoSuchGrant,
+    NoSuchRequest,
     NoSuchWorkspace,
     NotAChannel,
     NotAllowed,
@@ -44,9 +53,8 @@ from storage.refusals import (
     WorkspaceSuspended,
 )
 
-ONLY_YOU = "Only you can see this."
+OWNERS_NAMED = 5
 GONE_PASSWORD = "Password gone before you copied it? Delete the credential and create a new one. Nobody can recover it."  # noqa: S105
-SUMMARY = "SMTP Credentials has an answer for you."
 
 BARRED = {
     Barred.FOREIGN: "This app only works for members of this Slack team. People from other organizations can't use it, "
@@ -65,37 +73,28 @@ NAMES = {
 }
 EXPIRIES = {
     ExpiryProblem.NO_DATE: "Choose a date.",
-    ExpiryProblem.TWO_CHOICES: "Choose either a number of days or a date.",
+    ExpiryProblem.TWO_CHOICES: "You chose a date too. Choose “On a date”, or clear the date.",
     ExpiryProblem.PAST: "Choose a date in the future.",
     ExpiryProblem.TOO_FAR: "Choose a date within the next ten years, or Never.",
 }
-DOING = {
-    Action.LIST: "see credentials",
-    Action.DELETE: "delete credentials",
-    Action.CREATE: "create credentials",
-    Action.ADMINISTER: "manage access, channels or the audit log",
-    Action.MAKE_WORKSPACE: "do that for all workspaces",
+CAN = {
+    Action.LIST: ("see",),
+    Action.CREATE: ("create", "rotate", "resume"),
+    Action.DELETE: ("suspend", "delete"),
 }
-
-
-DONE = {
-    What.CREATE: "Made",
-    What.ACTIVATE: "Made, and its password works",
-    What.DELETE: "Deleted",
-    What.ROTATE: "A new password was begun for",
-    What.FINISH_ROTATION: "The new password works",
-    What.END_PREVIOUS: "The old password was ended",
-    What.SUSPEND: "Suspended",
-    What.RESUME: "Resumed",
-    What.SUSPEND_ALL: "The workspace was suspended",
-    What.RESUME_ALL: "The workspace was resumed",
-    What.REVOKE_ALL: "The workspace was suspended, and its credentials are being deleted",
-    What.EXPIRY: "Its expiry was changed",
-    What.GRANT: "The role was given",
-    What.UNGRANT: "The role was taken away",
-    What.MAP_CHANNEL: "The channel was connected",
-    What.UNMAP_CHANNEL: "The channel was disconnected",
-    What.MAKE_WORKSPACE: "The mail workspace was made",
+"""What a role lets one do to credentials."""
+ALSO = {
+    Action.ADMINISTER: "connect channels, give roles and read the audit log",
+    Action.MAKE_WORKSPACE: "make mail workspaces",
+}
+"""And beside them."""
+HELD: dict[Role | Standing, str] = {
+    Standing.OWNER: "an owner of this app",
+    Role.ADMIN: "an admin",
+    Role.WRITER: "a writer",
+    Role.RESPONDER: "a responder",
+    Role.READER: "a reader",
+    Standing.MEMBER: "only a member of its channel",
 }
 TROUBLES = {
     Trouble.AWAY: "The database doesn't answer, so nothing was changed. Try again in a minute; from a shell it won't work either.",
@@ -135,24 +134,44 @@ class NotInChannel(Refusal):
     cause = "not_in_channel"
 
 
-def sentence(refusal: Refusal, command: str) -> list[Piece]:
-    """The refusal in words. `command` is the slash command's name."""
+def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list[Piece]:
+    """The refusal in words.
+
+    Args:
+        command: the slash command's name.
+        owners: who to ask where a mail workspace has no admins.
+    """
     match refusal:
         case PersonBarred():
             return [BARRED[refusal.barred]]
         case NotAllowed():
-            return _not_allowed(refusal)
+            return _not_allowed(refusal, owners)
+        case HasRole():
+            return [f"You have the {refusal.role} role in ", bold(refusal.workspace), " by now. Try again what you were at."]
+        case AlreadyAsked():
+            return ["You asked already (", when(refusal.at), "), and nobody has answered yet. Ask them directly if it's urgent."]
+        case AskedTooOften():
+            return ["You asked for several roles today. Wait until tomorrow, or ask an admin directly."]
+        case AlreadyAnswered():
+            did = "gave it" if refusal.given else "said no"
+            return [principal(refusal.by), f" already {did} (", when(refusal.at), "). Nothing changed."]
+        case NoSuchRequest():
+            return ["That request is no longer there. Nothing changed."]
         case RoleUnknown():
             return ["I can't check your role right now, so I didn't change anything. Try again in a minute."]
         case ChannelNotMapped():
-            return ["This channel isn't connected to a mail workspace yet. An admin can run ", code(f"{command} setup"), " here."]
+            return ["This channel isn't connected to a mail workspace. In one that is, this works: ", code(command), " tells you where."]
         case ChannelPaused() | ChannelShared():
             return [
                 "This channel is shared with another organization, so I don't manage credentials here. "
                 "Use a channel that only your Slack team can see."
             ]
         case NotAChannel():
-            return ["I work in channels, because each one is connected to a mail workspace. Try again in one."]
+            return [
+                "Create and list work in a channel that is connected to a mail workspace. ",
+                code(command),
+                " tells what you can do here.",
+            ]
         case BotNotInChannel():
             return ["Add me to this channel first, then try again: type ", code("/invite @SMTP Credentials"), " here."]
         case NotInChannel():
@@ -169,8 +188,9 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return [f'There already is a workspace "{refusal.slug}". Choose another short name.']
         case NoSuchWorkspace():
             if refusal.slug:
-                return [f'There is no mail workspace "{refusal.slug}".']
-            return ["That mail workspace is no longer there, so nothing was changed. Ask an owner of this app."]
+                known = f" You have: {', '.join(refusal.known)}." if refusal.known else ""
+                return [f'There is no mail workspace "{refusal.slug}".{known}']
+            return ["That mail workspace is no longer there, so nothing was changed.", *_ask((), owners)]
         case WorkspaceSuspended():
             by, at = principal(refusal.by), when(refusal.at)
             return [bold(refusal.name), " is already suspended by ", by, " (", at, "). Nothing changed."]
@@ -195,9 +215,9 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
                 bold(refusal.name),
                 " was changed meanwhile by ",
                 by,
-                " on ",
+                " (",
                 at,
-                ". Nothing changed. Ask them for it, or change it again.",
+                "). Nothing changed. Ask them for it, or change it again.",
             ]
         case RotationEnded():
             return ["That credential was deleted or suspended meanwhile. If you see a new password, it won't work."]
@@ -205,11 +225,20 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return ["The old password of ", bold(refusal.name), " has already stopped. Nothing changed."]
         case IsSuspended():
             by, at = principal(refusal.by), when(refusal.at)
-            return [bold(refusal.name), " (", code(refusal.username), ") is suspended, by ", by, " (", at, "). Nothing changed."]
+            return [
+                bold(refusal.name),
+                " (",
+                code(refusal.username),
+                ") is suspended, by ",
+                by,
+                " (",
+                at,
+                "). Resume it first. Nothing changed.",
+            ]
         case NotSuspended():
             return [bold(refusal.name), " isn't suspended. Nothing changed."]
         case HasExpired():
-            return [bold(refusal.name), " expired on ", when(refusal.at), ". Extend it first. Nothing changed."]
+            return [bold(refusal.name), " has expired (", when(refusal.at), "). Extend it first. Nothing changed."]
         case ExpiryInvalid():
             return [EXPIRIES[refusal.problem]]
         case NotDue():
@@ -217,7 +246,7 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
         case NoSuchGrant():
             return ["That role was already removed. Nothing changed."]
         case PrincipalInvalid():
-            return ["Choose one person or one user group."]
+            return ["Choose a person or a user group of your Slack team."]
         case TooManyReports():
             return [
                 f"You reported {refusal.most} messages in the last hour, so nobody was told of this one. "
@@ -232,14 +261,56 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
     raise TypeError(f"no sentence for {type(refusal).__name__}")
 
 
-def _not_allowed(refusal: NotAllowed) -> list[Piece]:
-    doing = DOING[Action(refusal.action)]
-    where: list[Piece] = [" in ", bold(refusal.workspace)] if refusal.workspace else []
-    start: list[Piece] = ["You can see credentials", *where, ", but you can't ", doing, "."] if refusal.role and where else []
-    start = start or ["You can't ", doing, *where, "."]
-    if refusal.helpers:
-        return [*start, " Ask one of its admins: ", *people(refusal.helpers), "."]
-    return [*start, " Ask an owner of this app."]
+def _not_allowed(refusal: NotAllowed, owners: Sequence[str]) -> list[Piece]:
+    action, doing = Action(refusal.action), ACTS[What(refusal.what)].doing if refusal.what else "That"
+    ask = _ask(refusal.helpers, owners)
+    if action not in WEAKEST or (refusal.workspace is None and not refusal.helpers):
+        needed = f"the {WEAKEST[action].value} role in a mail workspace" if action in WEAKEST else "an owner of this app"
+        return [f"{doing} takes {needed}.", *ask]
+    where: list[Piece] = [" in ", bold(refusal.workspace)] if refusal.workspace else [" in all mail workspaces"]
+    yours = f"you are {HELD[held(refusal.role)]}" if refusal.role else "you have no role there"
+    return [f"{doing} needs the {WEAKEST[action].value} role", *where, f"; {yours}.", *ask]
+
+
+def _ask(helpers: Sequence[str], owners: Sequence[str]) -> list[Piece]:
+    if helpers:
+        return [" Ask ", *people(helpers), "."]
+    if owners:
+        return [" Ask ", *people(owners[:OWNERS_NAMED]), f", who own{'s' if len(owners) == 1 else ''} this app."]
+    return [" Ask whoever runs this app."]
+
+
+def in_field(refusal: Refusal, command: str) -> str:
+    """The refusal as plain text, for the error under a modal's input, where Slack draws no mentions."""
+    if isinstance(refusal, NotAllowed):
+        where = f" of {refusal.workspace}" if refusal.workspace else ""
+        said = flat(_not_allowed(refusal, ())).partition(" Ask ")[0]
+        return f"{said} Ask an admin{where}."
+    return flat(sentence(refusal, command))
+
+
+def held(role: str) -> Role | Standing:
+    """The role or standing with this name."""
+    return next(one for one in STRONGEST_FIRST if one.value == role)
+
+
+def role_sentence(held: Sequence[Right], workspace: Workspace, admins: Sequence[str]) -> list[Piece]:
+    """What a person is in the workspace, how they came to it, and what it lets them do."""
+    ask: list[Piece] = [" Ask ", *people(admins), " for more."] if admins else []
+    if not held:
+        return ["You have no role in ", bold(workspace.name), ".", *ask]
+    right = held[0]
+    how: list[Piece] = [", through ", principal(right.via)] if right.via.startswith("S") else []
+    allowed = TABLE[right.role]
+    verbs = [verb for action, some in CAN.items() if action in allowed for verb in some]
+    more = [words for action, words in ALSO.items() if action in allowed]
+    what = f"{_and(verbs)} credentials" if len(verbs) > 1 else "see its credentials"
+    can = f": you can {what}{', ' + _and(more) if more else ''}."
+    return ["You're ", HELD[right.role], " in ", bold(workspace.name), *how, can, *(ask if Action.CREATE not in allowed else [])]
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def _not_found(refusal: NoSuchCredential, command: str) -> list[Piece]:
@@ -266,7 +337,7 @@ def failure(error: Exception, reference: str) -> list[Piece]:
 
 def unexpected(reference: str) -> list[Piece]:
     return [
-        "Something went wrong on our side. Check the list before you try again. "
+        "Something went wrong on my side. Check the list before you try again. "
         "If it keeps happening, share this reference with your admin: ",
         code(reference),
     ]

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import alarm, blocks, impact, suspend, texts
-from bot.blocks import DIVIDER, Block, Piece, actions, bold, button, foot, line, lines, modal, people, plain, principal, when
+from bot.blocks import DIVIDER, Block, Piece, actions, bold, button, line, lines, modal, people, plain, principal, when
 from bot.codec import InWhois, OnCredential
 from bot.delete import OPEN_DELETE
 from bot.door import EVERYWHERE, Answer, Door, Request, notice, update
@@ -48,7 +48,10 @@ def register(app: AsyncApp, door: Door) -> None:
 
 async def typed(request: Request, rest: str) -> None:
     """Raises PersonBarred, RoleUnknown."""
-    await request.show([*await _look(request, rest), foot(texts.ONLY_YOU)])
+    if not rest:
+        return await ask(request)
+    await request.show(await _look(request, rest))
+    return None
 
 
 async def of_message(request: Request) -> None:
@@ -94,7 +97,7 @@ async def _press(request: Request, act: Callable[[Request, str], Awaitable[None]
     if request.view_type == "modal" and request.view:
         await request.services.slack.update_view(request.view["id"], notice(rows, TITLE))
     else:
-        await request.show([*rows, foot(texts.ONLY_YOU)], replace=True)
+        await request.show(rows, replace=True)
 
 
 def _usernames(tx: Transaction, credential_ids: list[str]) -> list[str]:

@@ -184,7 +184,7 @@ class Demo:
             posted = [one.text for messages in self.slack.world.messages.values() for one in messages if one.user in people]
             done = {
                 *({"create"} if states & {"active", "deleted"} else ()),
-                *({"leak"} if any(mask(text) != text for text in posted) else ()),
+                *({"leak"} if any(mask(said) != said for said in posted) else ()),
                 *({"revoke"} if "deleted" in states else ()),
                 *({"refused"} if "deleted" in states and refused else ()),
             }

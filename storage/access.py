@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, func, literal, select, union, union_all
 
 from storage.database import Transaction
-from storage.models import CHANNEL_MAPPINGS, MOMENTS, ROLE_GRANTS, WORKSPACES, Workspace
+from storage.models import CHANNEL_MAPPINGS, MOMENTS, ROLE_GRANTS, WORKSPACES, Workspace, as_row
 from storage.refusals import Barred, NotAllowed, PersonBarred, Refusal, RoleUnknown
 
 FRESH = 60  # seconds that Slack's answer about a person or a user group counts for everything
@@ -51,6 +51,13 @@ TABLE: Mapping[Role | Standing, frozenset[Action]] = {
     Role.ADMIN: frozenset({Action.LIST, Action.DELETE, Action.CREATE, Action.ADMINISTER}),
     Standing.OWNER: frozenset(Action),
 }
+WEAKEST: Mapping[Action, Role] = {
+    Action.LIST: Role.READER,
+    Action.DELETE: Role.RESPONDER,
+    Action.CREATE: Role.WRITER,
+    Action.ADMINISTER: Role.ADMIN,
+}
+"""The role that allows an action and nothing more; what is missing here is the owners' alone."""
 STRONGEST_FIRST = (Standing.OWNER, Role.ADMIN, Role.WRITER, Role.RESPONDER, Role.READER, Standing.MEMBER)
 
 
@@ -270,6 +277,26 @@ def _grants(tx: Transaction, team: str | None, workspace: Workspace | None, prin
     values = {"team": team, "principals": named, "workspace": workspace.id if workspace else None}
     found = sorted(tx.connection.execute(_OF_PRINCIPALS, values).all())
     return [Held(principal, Role(role), workspace_id) for _, principal, role, workspace_id in found]
+
+
+def roles(tx: Transaction, actor: Actor, limit: int) -> list[tuple[Workspace, Right]]:
+    """The workspaces in which the actor has a role by a grant or as an owner, by name, at most `limit`, each with the strongest right."""
+    if actor.barred:
+        return []
+    columns = ROLE_GRANTS.c
+    mine = select(columns.principal, columns.role, columns.workspace_id).where(
+        columns.team_id == actor.team, columns.principal.in_([actor.user, *actor.groups])
+    )
+    everywhere: list[Right] = [Right(Standing.OWNER, "settings", everywhere=True)] if actor.owner else []
+    by_workspace: dict[int, list[Right]] = {}
+    for principal, role, workspace_id in tx.connection.execute(mine):
+        right = Right(Role(role), principal, actor.groups.get(principal), workspace_id is None)
+        (everywhere if workspace_id is None else by_workspace.setdefault(workspace_id, [])).append(right)
+    query = select(WORKSPACES).order_by(WORKSPACES.c.name, WORKSPACES.c.id).limit(limit)
+    if not everywhere:
+        query = query.where(WORKSPACES.c.id.in_(by_workspace))
+    found = [as_row(Workspace, row) for row in tx.connection.execute(query)]
+    return [(one, min([*everywhere, *by_workspace.get(one.id, ())], key=lambda it: STRONGEST_FIRST.index(it.role))) for one in found]
 
 
 def _of_roles(tx: Transaction, team: str | None, workspace: Workspace | None, roles: Sequence[Role]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -21,7 +22,7 @@ from storage.access import Action, Actor, Right, may
 from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, AUDIT_HEAD, OLD_HASHES, AuditEvent, Credential, Workspace, as_row, milliseconds
 from storage.passwords import CROCKFORD, ID_LENGTH, mask
-from storage.refusals import PersonBarred, Refusal
+from storage.refusals import NotAllowed, PersonBarred, Refusal
 
 GENESIS = "0" * 64
 PAGE = 15
@@ -124,8 +125,9 @@ class Changed:
 class Attempt:
     """One attempt inside its transaction. What it is `about` goes into the row, also when it is refused."""
 
-    def __init__(self, tx: Transaction, origin: Origin) -> None:
+    def __init__(self, tx: Transaction, what: What, origin: Origin) -> None:
         self.tx = tx
+        self.what = what
         self.origin = origin
         self.right: Right | None = None
         self.workspace: Workspace | None = None
@@ -147,6 +149,8 @@ class Attempt:
 
     def refuse(self, refusal: Refusal) -> None:
         """Writes the refusal down and goes on: other attempts of the same transaction may succeed."""
+        if isinstance(refusal, NotAllowed):
+            refusal.what = self.what.value
         self.refused = refusal
 
     def rows(self, outcome: str, cause: str | None = None) -> list[dict[str, Any]]:
@@ -173,12 +177,14 @@ def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = No
     exception undoes everything and writes nothing.
     """
     tx.attempted = True
-    current = Attempt(tx, origin)
+    current = Attempt(tx, what, origin)
     try:
         if origin.actor.barred:
             raise PersonBarred(origin.actor.barred)
         yield current
     except Refusal as refusal:
+        if isinstance(refusal, NotAllowed):
+            refusal.what = what.value
         refused = current.rows("refused", refusal.cause)
 
         def write_down(writing: Transaction) -> None:
@@ -213,7 +219,9 @@ def _keep_ended(tx: Transaction, event: int) -> None:
 def record_refusal(tx: Transaction, what: What, origin: Origin, refusal: Refusal, username: str | None = None) -> None:
     """Writes the row for somebody who was denied before anything could be attempted. `username`: the credential's that they asked for."""
     tx.attempted = True
-    row = Attempt(tx, origin).rows("refused", refusal.cause)[0]
+    if isinstance(refusal, NotAllowed):
+        refusal.what = what.value
+    row = Attempt(tx, what, origin).rows("refused", refusal.cause)[0]
     _append(tx, what, origin, [row | {"workspace_id": refusal.workspace_id, "username": username}], None)
 
 
@@ -345,9 +353,14 @@ CREDENTIAL = re.compile(rf"[{CROCKFORD}]{{{ID_LENGTH}}}")
 
 
 def latest(
-    tx: Transaction, workspace: Workspace | None, about: str | None = None, before: int | None = None, limit: int = PAGE
+    tx: Transaction,
+    workspace: Workspace | None,
+    about: str | None = None,
+    before: int | None = None,
+    limit: int = PAGE,
+    until: datetime | None = None,
 ) -> list[AuditEvent]:
-    """The latest rows, newest first: of the workspace (None: of all), older than the row `before`.
+    """The latest rows, newest first: of the workspace (None: of all), older than the row `before` and than the moment `until`.
 
     Args:
         about: a username, a credential's id, a person, or another subject such as a channel or a slug.
@@ -355,6 +368,8 @@ def latest(
     query = select(AUDIT_EVENTS).order_by(AUDIT_EVENTS.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(AUDIT_EVENTS.c.id < before)
+    if until is not None:
+        query = query.where(AUDIT_EVENTS.c.at < until)
     here = AUDIT_EVENTS.c.workspace_id
     if not about:
         query = query if workspace is None else query.where(here == workspace.id)

@@ -50,6 +50,12 @@ class Kind(StrEnum):
     """Goes on with deleting all credentials of a workspace."""
     REVOKED_ALL = "revoked_all"
     """Tells whoever ordered that that it is done."""
+    ASK = "ask"
+    """Asks those who administer a workspace for a role that somebody wants."""
+    ANSWER = "answer"
+    """Tells whoever asked for a role what became of it, or brings a message about it up to date."""
+    CONNECTED = "connected"
+    """Tells a channel that it was connected, in place of the message that offered it."""
     WENT_BACK = "went_back"
     """Tells an owner of the app that the store went back in time."""
     SETTLE = "settle"
@@ -89,6 +95,12 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             _alarm(tx, changed, workspace.id, about)
         case What.SUSPEND_ALL | What.RESUME_ALL if workspace:
             _notify(tx, workspace.id, about)
+        case What.ASK:
+            add(tx, Kind.ASK, **about)
+        case What.GRANT | What.DECLINE if workspace:
+            _answer(tx, workspace.id, changed.first_event, about)
+        case What.MAP_CHANNEL if workspace and changed.origin.channel:
+            add(tx, Kind.CONNECTED, **about, channel_id=changed.origin.channel)
         case What.REVOKE_ALL:
             add(tx, Kind.REVOKE_ALL, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel)
         case What.REMIND if workspace and credential:
@@ -110,6 +122,25 @@ def owe(tx: Transaction, changed: "Changed") -> None:
 def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why: str) -> None:
     """Owes the workspace's channels a warning. `why`: the limit that was reached, such as `messages_hour`, or `BURST`."""
     _notify(tx, workspace_id, {"credential_id": credential_id, "workspace_id": workspace_id, "ids": (why,)}, Kind.LIMIT)
+
+
+def _answer(tx: Transaction, workspace_id: int, event_id: int, about: dict[str, Any]) -> None:
+    """Tells whoever had asked for the role, and settles what admins read of it."""
+    from storage import asking, audit
+
+    subject = audit.events(tx, event_id, event_id)[0].subject or ""
+    for request in asking.answered(tx, workspace_id, subject.partition(" ")[0]):
+        answer_to(tx, request, about)
+
+
+def answer_to(tx: Transaction, request: int, about: dict[str, Any]) -> None:
+    """Owes the answer to a request for a role: to its asker, and to each message about it."""
+    from storage import asking, audit
+
+    asked = audit.events(tx, request, request)[0]
+    add(tx, Kind.ANSWER, **about, ids=(str(request),), person=asked.user_id, channel_id=asked.channel_id)
+    for message in asking.shown(tx, request):
+        add(tx, Kind.ANSWER, **about, ids=(str(request),), channel_id=message.channel_id, message_ts=message.ts)
 
 
 def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE, told: frozenset[str] = frozenset()) -> int:

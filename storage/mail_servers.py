@@ -1,7 +1,7 @@
 """Which mail server processes have seen a change, and what credentials do there: read from what `authd` keeps in the store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
@@ -77,6 +77,11 @@ def _replaced(server: MailServer, servers: Sequence[MailServer]) -> bool:
     return any(one.name.rpartition(":")[0] == host and one.started_at > server.seen_at for one in servers)
 
 
+def reported(tx: Transaction) -> bool:
+    """Whether a mail server process ever told what it does: where none has, nothing is known of what is used."""
+    return tx.connection.scalar(select(MAIL_SERVERS.c.id).limit(1)) is not None
+
+
 def living(tx: Transaction) -> list[MailServer]:
     """The processes whose heartbeat goes on."""
     query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False), MAIL_SERVERS.c.seen_at >= tx.now - ALIVE)
@@ -93,6 +98,8 @@ class Traffic:
     messages_day: int = 0
     recipients_hour: int = 0
     recipients_day: int = 0
+    reported: bool = True
+    """Whether mail servers tell of log-ins at all."""
 
 
 def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic]:
@@ -106,4 +113,5 @@ def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic
         for number, count in enumerate(counts):
             mine[2 * number] += count if at > slot - HOUR else 0
             mine[2 * number + 1] += count
-    return {one: Traffic(*mine) for one, mine in sums.items()}
+    told = reported(tx)
+    return {one: replace(Traffic(*mine), reported=told) for one, mine in sums.items()}

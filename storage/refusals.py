@@ -33,9 +33,11 @@ class PersonBarred(Refusal):
 
 
 class NotAllowed(Refusal):
-    """The person lacks the right; `helpers` (Slack user and user group ids) can do it or grant it."""
+    """The person lacks the right; `helpers` (Slack user and user group ids) can do it or grant it, or else the owners."""
 
     cause = "not_allowed"
+    what: str | None = None
+    """What was tried, as the audit row says it."""
 
     def __init__(self, action: str, workspace: str | None, helpers: Sequence[str], role: str | None = None) -> None:
         super().__init__(action)
@@ -44,6 +46,49 @@ class NotAllowed(Refusal):
         self.helpers = helpers
         self.role = role
         """The strongest that the person has there; whoever has one may list."""
+
+
+class HasRole(Refusal):
+    """They asked for a role that they have."""
+
+    cause = "has_role"
+
+    def __init__(self, role: str, workspace: str) -> None:
+        super().__init__()
+        self.role = role
+        self.workspace = workspace
+
+
+class AlreadyAsked(Refusal):
+    """For the same role, and nobody has answered yet."""
+
+    cause = "already_asked"
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__()
+        self.at = at
+
+
+class AskedTooOften(Refusal):
+    cause = "asked_too_often"
+
+
+class AlreadyAnswered(Refusal):
+    """Somebody else answered the request for a role."""
+
+    cause = "already_answered"
+
+    def __init__(self, by: str, at: datetime, given: bool) -> None:
+        super().__init__()
+        self.by = by
+        self.at = at
+        self.given = given
+
+
+class NoSuchRequest(Refusal):
+    """No request for a role has this number."""
+
+    cause = "no_such_request"
 
 
 class RoleUnknown(Refusal):
@@ -129,6 +174,8 @@ class NoSuchWorkspace(Refusal):
         super().__init__()
         self.slug = slug
         """As it was typed; empty when it went away meanwhile."""
+        self.known: Sequence[str] = ()
+        """Those that the person could have meant."""
 
 
 class WorkspaceSuspended(Refusal):

@@ -130,6 +130,9 @@ def map_channel(tx: Transaction, origin: Origin, team: str, channel: str, worksp
         if before is not None and before.workspace_id != workspace.id:
             current.allow(Action.ADMINISTER, by_id(tx, before.workspace_id))
         current.allow(Action.ADMINISTER, workspace)
+        current.void = before is not None and before.workspace_id == workspace.id and not before.paused
+        if current.void:
+            return workspace
         values = {"workspace_id": workspace.id, "paused": False, "mapped_at": tx.now, "mapped_by": origin.actor.user}
         if before is None:
             tx.connection.execute(insert(CHANNEL_MAPPINGS).values(team_id=team, channel_id=channel, **values))

@@ -34,8 +34,7 @@ async def run() -> None:
             await wanda.page.locator("article.only", has_text="No SMTP credentials").wait_for()
             await wanda.type("/smtp create Relay")
             await wanda.page.get_by_role("button", name="Create", exact=True).click()
-            await wanda.page.get_by_role("dialog", name="Credential created").wait_for()
-            await wanda.page.keyboard.press("Escape")
+            await wanda.page.locator("article.only", has_text=": Relay").wait_for()
             await wanda.type("/smtp list")
             await wanda.page.locator("article.only", has_text="Showing 1 to 1").wait_for()
             took = []

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Executable, text, update
+from sqlalchemy import Executable, insert, text, update
 
 from storage.database import Database, Transaction
-from storage.models import CREDENTIALS
+from storage.models import CREDENTIALS, MAIL_SERVERS
 
 
 async def sql(db: Database, statement: str | Executable, **values: Any) -> list[Any]:
@@ -36,3 +36,10 @@ async def allow_rewriting(db: Database) -> None:
             await sql(db, f"DROP TRIGGER audit_events_no_{trigger}")
     else:
         await sql(db, "ALTER TABLE audit_events DISABLE TRIGGER USER")
+
+
+async def mail_server_reports(db: Database) -> None:
+    """A mail server process has told what it does."""
+    now = db.clock()
+    values = {"id": "m1", "name": "mx1:1", "started_at": now, "seen_at": now, "seen_event": 0, "stopped": False}
+    await sql(db, insert(MAIL_SERVERS).values(**values))

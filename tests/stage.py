@@ -97,9 +97,9 @@ class Stage:
         await person.types(where, f"/smtp create {name}")
         await person.sees_modal("New SMTP credential")
         await person.submits()
-        await person.sees_modal("Credential created")
-        await person.closes()
-        return password_in(person, await person.sees(f": {name}\n", where)).canonical
+        shown = await person.sees(f": {name}\n", where)
+        await self.settled()
+        return password_in(person, shown).canonical
 
     async def events(self, **where: Any) -> list[AuditEvent]:
         found = await self.db.read(audit.latest, None, limit=1000)

@@ -115,7 +115,7 @@ async def test_suspend_now_and_undo_are_one_press_each_and_the_alarm_settles(wat
     play.bot.errands.wake()
     await says(play, told, "Confirmed: 1 of 1 mail server refuses it since")
     await play.rex.presses("Undo", told)
-    await play.rex.sees("but you can't create")
+    await play.rex.sees("Resuming needs the writer role in Acme; you are a responder. Ask @adam.")
     await play.wanda.presses("Undo", told)
     await says(play, told, "@wanda resumed it (", "It works now", "[Suspend now]", without=("[Undo]", "Confirmed"))
     assert await play.passdb() == [username]
@@ -410,7 +410,7 @@ async def test_a_credential_is_made_from_anywhere(play: Stage) -> None:
     await play.wanda.sees_modal("Credential created")
     assert len(await play.passdb()) == 1
     await play.rita.uses_shortcut("Create SMTP credential")
-    await play.rita.sees("You can't create credentials")
+    await play.rita.sees("Creating takes the writer role in a mail workspace. Ask @olga")
     assert [one.user_id for one in await play.events(action="create", outcome="refused")] == [play.rita.id]
 
 

@@ -1,5 +1,7 @@
 """The words after the command, the menu, and what is typed by mistake."""
 
+import asyncio
+
 import pytest
 
 from tests.stage import Stage
@@ -9,13 +11,21 @@ from tests.stage import Stage
 async def test_the_menu_says_what_can_be_done_here_and_why(play: Stage, typed: str) -> None:
     await play.wanda.types(play.mail, typed)
     shown = play.wanda.read(await play.wanda.sees("This channel manages SMTP credentials in Acme"))
-    for part in ("[Create credential]", "[Show credentials]", "You're a writer of Acme", "/smtp create", play.mail.id, play.wanda.id):
+    for part in (
+        "[Create credential]",
+        "[Show credentials]",
+        "[Whose is this?]",
+        "You're a writer in Acme: you can see, create, rotate",
+        "/smtp create",
+        play.mail.id,
+        play.wanda.id,
+    ):
         assert part in shown
     assert "/smtp access" not in shown
     await play.rex.types(play.mail, typed)
-    await play.rex.sees("You're a responder of Acme, through @oncall")
+    await play.rex.sees("You're a responder in Acme, through @oncall: you can see, suspend and delete credentials")
     await play.olga.types(play.lobby, typed)
-    await play.olga.sees("[Set up this channel]", play.lobby)
+    await play.olga.sees("[Connect this channel]", play.lobby)
 
 
 async def test_an_unknown_word_gets_a_guess(play: Stage) -> None:
@@ -34,7 +44,7 @@ async def test_a_text_of_any_length_gets_an_answer(play: Stage, word: str) -> No
     if play.adam.view:
         await play.adam.closes()
     else:
-        answer = {"list": "Nothing in Acme matches", "whois": "I couldn't find", "audit": "There is nothing"}
+        answer = {"list": "Nothing in Acme matches", "whois": "I couldn't find", "audit": "No events about"}
         await play.adam.sees(answer.get(word, "I couldn't find \"xxx"), play.mail)
 
 
@@ -59,4 +69,10 @@ async def test_a_password_typed_into_a_command_is_not_used_and_not_repeated(play
 async def test_the_command_works_in_a_direct_message_only_to_say_where(play: Stage) -> None:
     dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, "/smtp list")
-    await play.wanda.sees("I work in channels", dm)
+    await play.wanda.sees("Create and list work in a mail channel: #mail", dm)
+
+
+async def test_many_who_wait_for_the_same_answer_of_slacks_keep_nobody_from_working(play: Stage) -> None:
+    await asyncio.gather(*(play.rex.types(play.mail, "/smtp list") for _ in range(12)))
+    await play.settled()
+    assert len([one for one in play.rex.messages(play.mail) if "No SMTP credentials" in play.rex.read(one)]) == 12

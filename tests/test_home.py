@@ -26,7 +26,7 @@ async def test_the_empty_tab_teaches_and_the_first_credential_appears_in_it(play
     wanda = play.wanda
     view = await goes_home(wanda, "No SMTP credentials in Acme yet.")
     assert "You see its password once" in wanda.read(view)
-    assert "You're a writer of Acme" in wanda.read(view)
+    assert "You're a writer in Acme" in wanda.read(view)
     await wanda.presses("Create credential", view)
     modal = await wanda.sees_modal("New SMTP credential")
     assert modal.values["channel"]["channel"]["selected_conversation"] in (play.mail.id, play.quiet.id)
@@ -118,7 +118,7 @@ async def test_rotating_extending_and_suspending_from_the_tab(play: Stage) -> No
     await wanda.sees_home("Old password until")
     await wanda.chooses("Set expiry…", near="Relay", where=play.slack.world.homes[wanda.id])
     await wanda.sees_modal("Change expiry")
-    wanda.picks("Expires", "In 30 days")
+    await wanda.selects("expires", "In 30 days")
     await wanda.submits()
     await wanda.sees_home("Expires")
     await wanda.closes()
@@ -158,7 +158,7 @@ async def test_a_role_taken_away_empties_the_tab_and_stops_its_menu(play: Stage)
     [grant] = [one for one in held if one.principal == play.wanda.id]
     await play.db.change(grants.remove, BY_TEST, grant.id)
     await play.wanda.chooses("Delete…", near="Relay")
-    await play.wanda.sees_modal("You can't delete credentials")
+    await play.wanda.sees_modal("Deleting needs the responder role")
     await play.wanda.sees_home("You have no role in any mail workspace yet")
     assert [event.cause for event in await play.events(action="delete")] == ["not_allowed"]
     assert len(await play.passdb()) == 1

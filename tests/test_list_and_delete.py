@@ -71,7 +71,7 @@ async def test_who_sees_which_list(play: Stage) -> None:
     shown = play.mia.read(await play.mia.sees("SMTP credentials in Acme (1)"))
     assert "Delete…" not in shown
     await play.mia.types(play.lobby, "/smtp list")
-    await play.mia.sees("This channel isn't connected", play.lobby)
+    await play.mia.sees("This channel has no mail workspace", play.lobby)
     await play.gus.types(play.mail, "/smtp list")
     await play.gus.sees("Guests can't manage SMTP credentials")
 
@@ -139,7 +139,9 @@ async def test_delete_offers_what_was_probably_meant(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp delete Pritner")
     await play.wanda.sees("Did you mean Printer?")
     await play.wanda.types(play.other, "/smtp delete Printer")
-    await play.wanda.sees("You can see credentials in Zeta, but you can't delete", play.other)
+    await play.wanda.sees(
+        "Deleting needs the responder role in Zeta; you are only a member of its channel. Ask @olga, who owns this app.", play.other
+    )
 
 
 async def test_a_name_of_another_workspace_is_not_revealed(play: Stage) -> None:
@@ -168,7 +170,7 @@ async def test_someone_elses_delete_modal_is_authorized_again(play: Stage) -> No
     view = await play.wanda.sees_modal("Delete credential?")
     submission = play.wanda.submission(view) | {"user": {"id": play.rita.id, "name": "rita", "team_id": play.slack.world.team.id}}
     answer = await play.slack.deliver("interactive", submission)
-    assert ", but you can't " in json.dumps(answer.body)
+    assert "needs the responder role" in json.dumps(answer.body)
     assert len(await play.passdb()) == 1
     assert [(event.outcome, event.user_id) for event in await play.events(action="delete")] == [("refused", play.rita.id)]
 
@@ -180,7 +182,7 @@ async def test_a_row_menu_of_somebody_who_lost_their_role_does_nothing(play: Sta
     held = await play.db.read(grants.of_workspace, play.slack.world.team.id, play.acme)
     await play.db.change(grants.remove, BY_TEST, next(one.id for one in held if one.principal == play.wanda.id))
     await play.wanda.chooses("Delete…", near="Relay")
-    await play.wanda.sees("can't delete credentials in Acme. Ask one of its admins: @adam")
+    await play.wanda.sees("Deleting needs the responder role in Acme; you have no role there. Ask @adam.")
     assert len(await play.passdb()) == 1
 
 

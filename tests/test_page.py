@@ -46,8 +46,6 @@ async def create(shown: Window, name: str) -> tuple[str, str]:
     dialog = shown.page.get_by_role("dialog", name="New SMTP credential")
     await expect(dialog.get_by_label("Name", exact=False).first).to_have_value(name)
     await dialog.get_by_role("button", name="Create").click()
-    await expect(shown.page.get_by_role("dialog", name="Credential created")).to_be_visible()
-    await shown.page.keyboard.press("Escape")
     message = shown.page.locator("article.only", has_text=f": {name}").last
     await expect(message).to_contain_text("Only visible to you")
     copied = []
@@ -111,11 +109,11 @@ async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
 async def test_who_may_not_reads_why(made: Demo, chromium: Browser) -> None:
     rita = await window(chromium, made, "rita")
     await rita.type("/smtp create Relay")
-    await expect(rita.page.locator("article.only").last).to_contain_text("but you can't create credentials")
+    await expect(rita.page.locator("article.only").last).to_contain_text("Creating needs the writer role")
     await expect(rita.page.get_by_role("dialog")).to_have_count(0)
     await rita.page.get_by_role("button", name="# random").click()
     await rita.type("/smtp")
-    await expect(rita.page.locator("article.only").last).to_contain_text("isn't connected to a mail workspace")
+    await expect(rita.page.locator("article.only").last).to_contain_text("has no mail workspace")
     assert rita.problems == []
 
 
@@ -153,8 +151,6 @@ async def test_the_guided_minute_ends_with_a_leak(made: Demo, chromium: Browser)
 
     await step("1. Create a credential")
     await shown.page.get_by_role("dialog", name="New SMTP credential").get_by_role("button", name="Create").click()
-    await expect(shown.page.get_by_role("dialog", name="Credential created")).to_be_visible()
-    await shown.page.keyboard.press("Escape")
     await step("2. Send a mail with it")
     await expect(shown.page.locator("#mailed")).to_contain_text("250 Sent")
     await step("3. Leak it")
@@ -255,8 +251,6 @@ async def test_on_a_phone_fields_stack_and_a_new_password_is_on_the_screen(made:
     await create(wanda, "Website relay")
     await wanda.type("/smtp create Printer")
     await page.get_by_role("dialog", name="New SMTP credential").get_by_role("button", name="Create").click()
-    await page.get_by_role("dialog", name="Credential created").wait_for()
-    await page.keyboard.press("Escape")
     password = page.locator("article.only", has_text=": Printer").locator("pre", has_text=re.compile("^smtp1"))
     await expect(password).to_be_in_viewport(ratio=1)
     box = await password.bounding_box()

@@ -18,8 +18,8 @@ async def test_an_owner_makes_a_workspace_and_connects_the_channel(play: Stage) 
     play.olga.fills("Short name of a new mail workspace", "lobby-mail")
     play.olga.fills("Its display name", "Lobby <mail>")
     await play.olga.submits()
-    await play.olga.sees_modal("#lobby now manages Lobby <mail>")
-    await play.olga.closes()
+    await play.settled()
+    assert play.olga.view is None
     notice = await play.mia.sees("@olga connected this channel to the mail workspace Lobby <mail>", play.lobby)
     assert notice.ephemeral_to is None
     await play.create(play.olga, "Relay", play.lobby)
@@ -34,10 +34,10 @@ async def test_an_admin_connects_and_disconnects_only_their_own(play: Stage) -> 
     assert "Zeta" not in play.adam.read(view)
     play.adam.picks("Mail workspace", "Acme (acme)")
     await play.adam.submits()
-    await play.adam.sees_modal("#lobby now manages Acme")
-    await play.adam.closes()
+    await play.settled()
+    assert play.adam.view is None
     await play.adam.types(play.other, "/smtp setup")
-    await play.adam.sees("but you can't manage access, channels or the audit log", play.other)
+    await play.adam.sees("Connecting a channel needs the admin role in Zeta; you are only a member of its channel", play.other)
     await play.adam.types(play.lobby, "/smtp setup")
     await play.adam.sees_modal("It is connected to Acme")
     await play.adam.presses("Disconnect…")
@@ -56,7 +56,7 @@ async def test_a_channel_must_have_the_bot_and_nobody_from_elsewhere(play: Stage
     await play.olga.types(bridge, "/smtp setup")
     await play.olga.sees("This channel is shared with another organization", bridge)
     await play.wanda.types(play.lobby, "/smtp setup")
-    await play.wanda.sees("You can't manage access, channels or the audit log", play.lobby)
+    await play.wanda.sees("Connecting a channel takes the admin role in a mail workspace. Ask @olga, who owns this app.", play.lobby)
 
 
 async def test_roles_are_given_and_taken_in_the_modal(play: Stage) -> None:
@@ -66,7 +66,6 @@ async def test_roles_are_given_and_taken_in_the_modal(play: Stage) -> None:
     play.adam.picks("Role", "writer")
     await play.adam.submits()
     await play.adam.sees_modal("@mia  writer")
-    play.adam.picks("Person", None)
     play.adam.picks("Or a user group", "@oncall")
     play.adam.picks("Role", "admin")
     await play.adam.submits()
@@ -76,9 +75,9 @@ async def test_roles_are_given_and_taken_in_the_modal(play: Stage) -> None:
     await play.adam.presses("Remove…", near="@mia")
     await play.settled()
     await play.mia.submits()
-    await play.mia.sees_modal("You can't create credentials in Acme")
+    await play.mia.sees_modal("Creating needs the writer role in Acme; you have no role there. Ask an admin of Acme")
     await play.wanda.types(play.mail, "/smtp access")
-    await play.wanda.sees("You can see credentials in Acme, but you can't manage access")
+    await play.wanda.sees("Giving roles needs the admin role in Acme; you are a writer. Ask @oncall, @adam")
     done = [(event.action, event.subject) for event in await play.events(user_id=play.adam.id, outcome="done")]
     assert [action for action, _ in done] == ["access.grant", "access.grant", "access.remove"]
 
@@ -88,13 +87,13 @@ async def test_a_group_counts_at_once_when_slack_says_that_it_changed(play: Stag
     await play.rex.types(play.mail, "/smtp delete Relay")
     await play.rex.sees_modal("Delete credential?")
     await play.mia.types(play.mail, "/smtp delete Relay")
-    await play.mia.sees("can't delete credentials")
+    await play.mia.sees("Deleting needs the responder role")
     play.oncall.users[:] = [play.mia.id]
     event = {"type": "subteam_members_changed", "subteam_id": play.oncall.id, "added_users": [play.mia.id], "removed_users": [play.rex.id]}
     await play.slack.event(event)
     await play.settled()
     await play.rex.submits()
-    await play.rex.sees_modal("can't delete credentials")
+    await play.rex.sees_modal("Deleting needs the responder role")
     await play.mia.types(play.mail, "/smtp delete Relay")
     await play.mia.sees_modal("Delete credential?")
 
@@ -173,18 +172,18 @@ async def test_the_audit_log_is_read_by_admins(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     [credential] = await play.credentials()
     await play.rita.types(play.mail, "/smtp create x")
-    await play.rita.sees("but you can't create")
+    await play.rita.sees("Creating needs the writer role in Acme; you are a reader. Ask @adam.")
     await play.adam.types(play.mail, "/smtp audit")
     shown = play.adam.read(await play.adam.sees("Audit log of Acme, newest first"))
-    assert "@wanda activate" in shown
-    assert "@rita create refused (not_allowed)" in shown
+    assert "@wanda created Relay" in shown
+    assert "@rita tried to create: not allowed" in shown
     await play.adam.types(play.mail, f"/smtp audit {credential.username}")
     shown = play.adam.read(await play.adam.sees(f"about {credential.username}"))
     assert "@rita" not in shown
-    await play.adam.types(play.mail, f"/smtp audit <@{play.rita.id}|rita>")
-    await play.adam.sees(f"about {play.rita.id}")
+    await play.adam.types(play.mail, "/smtp audit @rita")
+    await play.adam.sees("about @rita")
     await play.wanda.types(play.mail, "/smtp audit")
-    await play.wanda.sees("but you can't manage access, channels or the audit log")
+    await play.wanda.sees("Seeing that needs the admin role in Acme; you are a writer. Ask @adam.")
     for number in range(20):
         await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, f"U0MANY{number:02}", Role.READER, play.acme.id)
     await play.adam.types(play.mail, "/smtp audit")
