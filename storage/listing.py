@@ -85,15 +85,26 @@ def is_named(credential: Credential, target: str) -> bool:
     return names.name_key(target.strip()) == credential.name_key or target.strip().lower() == credential.username
 
 
-def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", place: Place | None = None, size: int = PAGE_ROWS) -> Page:
+def page(
+    tx: Transaction,
+    workspace: Workspace,
+    order: Order,
+    words: str = "",
+    place: Place | None = None,
+    size: int = PAGE_ROWS,
+    only: Sequence[ColumnElement[bool]] = (),
+) -> Page:
     """Some rows of the workspace's live credentials.
 
     Args:
+        only: what else must be so of each row.
         words: each must stand in the name (in any case) or in the username.
         place: where the page begins; None, or a credential that is gone, begins at the top.
     """
     listed: list[ColumnElement[bool]] = [CREDENTIALS.c.workspace_id == workspace.id, text(LIVE)]  # type: ignore[list-item]
     listed += [_contains(names.name_key(word)) for word in words.split()]
+    listed += only
+    narrowed = bool(words or only)
     descending = order is Order.NEWEST
     anchor = _anchor(tx, workspace, place)
     if anchor is None:
@@ -108,11 +119,11 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
     if backwards:
         found.reverse()
         if not more and len(found) < size:
-            return page(tx, workspace, order, words, size=size)
+            return page(tx, workspace, order, words, size=size, only=only)
     total = workspace.credential_count
-    if words and place is None and not more:
+    if narrowed and place is None and not more:
         total = len(found)  # all that match are here: a second search would only count them
-    elif words:
+    elif narrowed:
         total = tx.connection.scalar(select(func.count()).select_from(CREDENTIALS).where(*listed)) or 0
     first = min(place.position, max(total - len(found), 0)) + 1 if place else 1
     if place and not backwards and not more:

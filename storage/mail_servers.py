@@ -14,6 +14,11 @@ from storage.models import AUDIT_EVENTS, MAIL_SERVERS, USAGE, MailServer, as_row
 ALIVE = timedelta(seconds=15)
 
 
+def reported(tx: Transaction) -> bool:
+    """Whether a mail server process has ever reported to this store: only then is it known what was used."""
+    return tx.connection.execute(select(MAIL_SERVERS.c.id).limit(1)).first() is not None
+
+
 @dataclass(frozen=True)
 class Proof:
     """The living processes that refuse a credential, and since when the first and the last of them do."""

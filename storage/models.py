@@ -608,6 +608,15 @@ FACTS = Table(
 )
 """What is true of the store as a whole, such as its id, which tells the journals of two stores apart."""
 
+DEPARTED = Table(
+    "departed",
+    METADATA,
+    Column("person", String(32), primary_key=True),
+    Column("team_id", String(32), nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+"""Who has left the Slack team, of those who owned a credential or had a role."""
+
 ROWS: dict[type, Table] = {
     Installation: INSTALLATIONS,
     Workspace: WORKSPACES,
