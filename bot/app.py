@@ -8,7 +8,27 @@ from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
-from bot import access_modal, audit_log, commands, create, delete, events, expiry, home, leak, listing, revoke, rotate, row, setup, suspend
+from bot import (
+    access_modal,
+    audit_log,
+    commands,
+    create,
+    delete,
+    events,
+    expiry,
+    home,
+    leak,
+    limits,
+    listing,
+    owner,
+    policy,
+    revoke,
+    rotate,
+    row,
+    setup,
+    suspend,
+    tidy,
+)
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
 from storage.refusals import SurfaceOutdated
@@ -59,11 +79,15 @@ def register(app: AsyncApp, services: Services) -> None:
     rotate.register(app, door)
     suspend.register(app, door)
     expiry.register(app, door)
+    owner.register(app, door)
+    limits.register(app, door)
+    tidy.register(app, door)
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
     home.register(app, door)
     setup.register(app, door)
+    policy.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
     events.register(app, services)

@@ -7,18 +7,20 @@ that cannot change leads to the next way; when there is none left, or after a da
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from prometheus_client import Gauge
 
-from bot import notices
+from bot import notices, owner, tidy, webhook
 from bot.blocks import Block
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, Reply
-from storage import audit, credentials, errands, listing, workspaces
-from storage.access import Actor
+from storage import access, audit, credentials, errands, listing, workspaces
+from storage import tidy as storage_tidy
+from storage.access import Action, Actor
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
 from storage.errands import Kind
@@ -27,6 +29,8 @@ from storage.refusals import NoSuchCredential, NoSuchWorkspace
 
 BATCH = 20
 AT_ONCE = 4
+HOOK_FIRST_WAIT = timedelta(seconds=10)
+HOOK_LONGEST_WAIT = timedelta(hours=1)
 LOOKED_FOR = 1.0  # seconds between two looks for what other replicas left, or what is due again
 PERSON_GONE = ("user_not_found", "account_inactive", "user_disabled", "cannot_dm_bot", "messages_tab_disabled", "channel_not_found")
 
@@ -55,6 +59,7 @@ class Later:
 
     outcome: str
     slack_away: bool = False
+    after: timedelta | None = None
 
 
 Result = Done | Untold | Later
@@ -133,11 +138,11 @@ class Worker:
                 await db.note(errands.finish, errand.id, outcome)
             case Untold(outcome):
                 await self._give_up(errand, outcome)
-            case Later(outcome):
+            case Later(outcome, _, after):
                 if db.clock() - errand.created_at > errands.GIVEN_UP_AFTER:
                     await self._give_up(errand, outcome)
                 else:
-                    await db.note(errands.postpone, errand, outcome)
+                    await db.note(errands.postpone, errand, outcome, after)
         return isinstance(result, Later) and result.slack_away
 
     async def _give_up(self, errand: Errand, outcome: str) -> None:
@@ -263,6 +268,85 @@ async def revoked_all(services: Services, errand: Errand) -> Result:
     return await _tell(services, errand, notices.revoked_all(about.workspace, about.events[0].subject or "0"))
 
 
+async def owned(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    if about.workspace is None or about.credentials[0].owner != errand.person:
+        return Done("no longer so")
+    return await _tell(services, errand, owner.given(about.credentials[0], about.workspace, about.events[0].user_id, services.command))
+
+
+async def left(services: Services, errand: Errand) -> Result:
+    """One message: in a channel of the workspace, or else to one of its admins, or to an owner of the app."""
+    found = await services.db.read(owner.look, errand.event_id or 0, services.team)
+    if found is None:
+        about = await services.db.read(_about, errand)
+        return await _first(services, sorted(services.settings.bot_owners), owner.gone_everywhere(about.events[0]))
+    _, workspace, _, _, admins = found
+    return await _first(services, [*await _channels(services, workspace.id), *_people(services, admins)], owner.left_message(*found))
+
+
+async def unused(services: Services, errand: Errand) -> Result:
+    days, person = services.settings.bot_unused_days, errand.person or ""
+    idle = await services.db.read(storage_tidy.idle_of, person, errand.workspace_id, days)
+    if not idle.rows:
+        return Done("nothing to tell")
+    if errand.workspace_id is not None:
+        rows = tidy.note(idle, person, errand.workspace_id, days)
+        return await _first(services, await _channels(services, errand.workspace_id), rows)
+    where = list({workspace.id: workspace for _, workspace in idle.rows}.values())
+    asked = await services.db.read(access.to_ask, person, services.team, [one.id for one in where])
+    actor = await services.people.actor(person, None, None, asked.groups, asked.changed)
+    may, admins = await services.db.read(_may_stop, actor, where)
+    return await _tell(services, errand, tidy.note(idle, person, None, days, may, admins))
+
+
+def _may_stop(tx: Transaction, actor: Actor, where: list[Workspace]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the person may suspend in one of these workspaces; and who administers the first."""
+    may = any(Action.DELETE in access.allowed(access.rights(tx, actor, one)) for one in where)
+    return may, tuple(access.helpers(tx, actor.team, where[0]))
+
+
+async def _channels(services: Services, workspace_id: int) -> list[str]:
+    found = await services.db.read(workspaces.channels_of, workspace_id)
+    return [one.channel_id for one in found if not one.paused][: errands.CHANNELS_TOLD]
+
+
+def _people(services: Services, principals: list[str]) -> list[str]:
+    return [one for one in principals if one.startswith(("U", "W"))] or sorted(services.settings.bot_owners)
+
+
+async def _first(services: Services, ways: list[str], rows: list[Block]) -> Result:
+    """Posts once, by the first of these channels and people that Slack takes it for."""
+    word = "nobody"
+    for way in ways:
+        match await services.slack.post_message(way, notices.message(rows)):
+            case Ok():
+                return Done()
+            case Refused(word):
+                continue
+            case Away(why, _):
+                return Later(why, slack_away=True)
+    return Untold(word)
+
+
+async def hook(services: Services, errand: Errand) -> Result:
+    """Tried for a day, at first after seconds, then hourly."""
+    about = await services.db.read(_about, errand)
+    if about.workspace is None or not about.workspace.webhook_url or not about.workspace.webhook_secret or not about.events:
+        return Done("no webhook")
+    content = webhook.body(about.events, about.workspace)
+    url, secret, private = about.workspace.webhook_url, about.workspace.webhook_secret, services.settings.bot_webhook_private
+    sent = await webhook.send(url, secret, content, str(errand.id), services.db.clock(), private)
+    if sent.taken:
+        return Done()
+    log.warning("webhook failed", workspace=about.workspace.slug, errand=errand.id, why=sent.word)
+    if sent.hopeless:
+        return Untold(sent.word)
+    after = min(HOOK_FIRST_WAIT * 2 ** min(errand.tries, 16), HOOK_LONGEST_WAIT)
+    await services.db.note(errands.hold, errand, after)
+    return Later(sent.word, after=after)
+
+
 KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.NOTICE: notice,
     Kind.ENDED: ended,
@@ -271,4 +355,8 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.REMIND: remind,
     Kind.REVOKE_ALL: revoke_all,
     Kind.REVOKED_ALL: revoked_all,
+    Kind.OWNED: owned,
+    Kind.LEFT: left,
+    Kind.TIDY: unused,
+    Kind.WEBHOOK: hook,
 }

@@ -193,6 +193,9 @@ class Settings(BaseModel):
         description="watch the channels the bot is in for live passwords; the manifest says which events and scopes to add for it",
     )
     bot_burst_warning: bool = Field(True, description="tell the owners when one person deletes or creates many in a short time")
+    bot_webhook_private: bool = Field(
+        False, description="lets workspaces' webhooks go to addresses of this machine and of private networks"
+    )
     bot_unused_days: int = Field(90, ge=1, le=3650, description="after so many days without a log-in the list says so")
     host: Host = Field(
         "0.0.0.0",  # noqa: S104  # Slack's requests come from outside

@@ -12,6 +12,7 @@ from bot import blocks, texts
 from bot.blocks import OPTIONS_MAX, Block, actions, bold, button, code, field, foot, line, modal, option, plain, principal
 from bot.codec import OnWorkspace
 from bot.door import EVERYWHERE, Answer, Door, Request, errors, notice, update
+from bot.policy import OPEN_SETTINGS
 from bot.slack import Away, Ok, Refused
 from bot.texts import ChannelShared, SlackAway
 from storage import access, workspaces
@@ -163,6 +164,7 @@ def setup_modal(channel: str, current: Workspace | None, choices: list[Workspace
             "Disconnect",
             "Keep it",
         )
-        rows.append(actions(button("Disconnect…", DISCONNECT, metadata, style="danger", confirm=ask)))
+        settings = [button("Workspace settings…", OPEN_SETTINGS, metadata)] if current in choices else []
+        rows.append(actions(*settings, button("Disconnect…", DISCONNECT, metadata, style="danger", confirm=ask)))
     rows.append(foot("Everybody in a connected channel can see the list of its credentials."))
     return modal("Connect this channel", rows, SETUP, submit="Connect", close="Cancel", metadata=metadata)

@@ -14,7 +14,7 @@ from bot.blocks import Block, Piece, bold, code, field, line, modal, option, pri
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
-from bot.reason import given_reason, reason_field
+from bot.reason import asked_for, given_reason, reason_field
 from bot.target import Purpose, allowed, pressed, submitted
 from storage import lifecycle
 from storage.access import Action
@@ -54,7 +54,8 @@ async def submit(request: Request) -> Answer:
     reason = given_reason(request)
     _, delete_after = LATER[blocks.values(request.view or {}).get("later") or KEEP]
     credential_id, origin = await submitted(request)
-    credential, _ = await request.services.db.change(lifecycle.suspend, origin, credential_id, reason, delete_after)
+    with asked_for():
+        credential, _ = await request.services.db.change(lifecycle.suspend, origin, credential_id, reason, delete_after)
 
     async def then() -> None:
         await impact.follow(request, credential, What.SUSPEND, lambda proof: suspended_view(credential, proof))
