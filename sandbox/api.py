@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TRIGGER_LIFETIME = 3.0  # seconds
 TEXT_MAX = 40_000
+UPDATED_TEXT_MAX = 4_000
 STACK_MAX = 3
 
 
@@ -190,7 +191,7 @@ def usergroups_users_list(call: Call) -> Json:
     return {"users": list(group.users)}
 
 
-def check_message(text: str, blocks: Any) -> list[Json]:
+def check_message(text: str, blocks: Any, most: int = TEXT_MAX) -> list[Json]:
     """The blocks of a message as Slack keeps them. Raises ApiError for what it would refuse."""
     if blocks:
         if not isinstance(blocks, list):
@@ -200,7 +201,7 @@ def check_message(text: str, blocks: Any) -> list[Json]:
             raise ApiError("invalid_blocks", faults)
     elif not text:
         raise ApiError("no_text")
-    if len(text) > TEXT_MAX:
+    if len(text) > most:
         raise ApiError("msg_too_long")
     return complete(blocks or [])
 
@@ -241,6 +242,25 @@ def chat_post_ephemeral(call: Call) -> Json:
     blocks = check_message(text, call.structure("blocks"))
     message = call.world.add_message(channel.id, call.app.bot_user, text, blocks, ephemeral_to=user)
     return {"message_ts": message.ts}
+
+
+def chat_update(call: Call) -> Json:
+    """Without `blocks` the message keeps them, unless there is `text`: then it is nothing but the text."""
+    call.needs("chat:write")
+    channel = call.channel()
+    message = call.world.find_message(channel.id, call.get("ts"))
+    if message is None or message.ephemeral_to:
+        raise ApiError("message_not_found")
+    if message.user != call.app.bot_user:
+        raise ApiError("cant_update_message")
+    if channel.archived:
+        raise ApiError("is_inactive")
+    text, given = call.get("text"), call.structure("blocks")
+    if given is None and not text:
+        raise ApiError("no_text")
+    message.text, message.blocks = text, check_message(text, given, UPDATED_TEXT_MAX)
+    call.world.touch()
+    return {"channel": channel.id, "ts": message.ts, "text": text, "message": describe_message(call.world, message)}
 
 
 def chat_get_permalink(call: Call) -> Json:
@@ -409,6 +429,7 @@ METHODS: dict[str, Callable[[Call], Json]] = {
     "chat.getPermalink": chat_get_permalink,
     "chat.postEphemeral": chat_post_ephemeral,
     "chat.postMessage": chat_post_message,
+    "chat.update": chat_update,
     "conversations.info": conversations_info,
     "conversations.members": conversations_members,
     "usergroups.list": usergroups_list,

@@ -363,26 +363,34 @@ class Person:
             **({} if message.ephemeral_to else {"message": describe_message(self.world, message)}),
         }
 
-    async def uses_shortcut(self, name: str, message: Message) -> None:
-        """Chooses a message shortcut; Slack offers none on ephemeral messages, nor to people of other teams."""
-        shortcut = next((one for one in self.world.installed().shortcuts if one["name"] == name and one["type"] == "message"), None)
-        if shortcut is None or message.ephemeral_to or self.user.team_id != self.world.team.id:
+    async def uses_shortcut(self, name: str, message: Message | None = None) -> None:
+        """Chooses a shortcut: one of a message, or without one a global one from the composer or the search.
+
+        Slack offers none on ephemeral messages, nor to people of other teams.
+        """
+        kind = "message" if message else "global"
+        shortcut = next((one for one in self.world.installed().shortcuts if one["name"] == name and one["type"] == kind), None)
+        if shortcut is None or (message and message.ephemeral_to) or self.user.team_id != self.world.team.id:
             raise NotSeen(f"{self.name} is not offered the shortcut {name!r} there")
-        channel = self.world.channels[message.channel]
-        payload = {
-            "type": "message_action",
+        payload: Json = {
+            "type": "message_action" if message else "shortcut",
             **self._everywhere(),
             "callback_id": shortcut["callback_id"],
-            "trigger_id": self.world.new_trigger(self.id, channel.id),
+            "trigger_id": self.world.new_trigger(self.id, message.channel if message else None),
             "action_ts": self.world.new_ts(),
-            "response_url": self.slack.new_response_url(self.id, channel.id),
-            "message_ts": message.ts,
-            "channel": {"id": channel.id, "name": channel.name if channel.kind == "public" else "privategroup"},
-            "message": describe_message(self.world, message),
         }
+        if message:
+            channel = self.world.channels[message.channel]
+            payload |= {
+                "response_url": self.slack.new_response_url(self.id, channel.id),
+                "message_ts": message.ts,
+                "channel": {"id": channel.id, "name": channel.name if channel.kind == "public" else "privategroup"},
+                "message": describe_message(self.world, message),
+            }
         ack = await self.slack.deliver("interactive", payload)
         if ack.trouble:
-            self.world.notice(self.id, channel.id, f"{name} {TROUBLE} {ack.trouble}")
+            where = message.channel if message else self.world.dm(self.id).id
+            self.world.notice(self.id, where, f"{name} {TROUBLE} {ack.trouble}")
 
     async def opens_home(self) -> None:
         home = self.world.homes.get(self.id)
