@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from importlib.resources import files
 from typing import Annotated, Any, NoReturn
 
@@ -18,12 +19,13 @@ from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import TROUBLES, sentence
-from storage import audit, credentials, grants, listing, workspaces
+from storage import audit, credentials, grants, listing, policy, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import Database, OutcomeUnknown, Unavailable
 from storage.listing import Order
 from storage.models import AuditEvent, Credential, Workspace
+from storage.policy import Policy
 from storage.refusals import NoSuchCredential, Refusal
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -221,6 +223,51 @@ def workspace_add(slug: str, name: Annotated[str | None, typer.Argument()] = Non
     async def work(shell: Shell) -> None:
         made = await shell.db.change(workspaces.add, shell.origin, slug, name)
         typer.echo(f"Made the workspace {made.slug} ({made.name}).")
+
+    with_store(work)
+
+
+@workspace_cli.command("domains")
+def workspace_domains(
+    slug: str,
+    domains: Annotated[list[str] | None, typer.Argument(metavar="[DOMAIN...]")] = None,
+    any_sender: Annotated[bool, typer.Option("--any", help="No rule: mail from any domain.")] = False,
+) -> None:
+    """Says from which domains a workspace's credentials may send, or sets them: all of them at once."""
+    if domains and any_sender:
+        raise typer.BadParameter("either domains or --any", param_hint="--any")
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.workspace(slug)
+        if domains or any_sender:
+            rules = replace(Policy.of(workspace), domains=policy.unique_domains(domains or []))
+            workspace = await shell.db.change(policy.change, shell.origin, workspace.id, rules)
+        typer.echo("\n".join(workspace.domains) or "any domain")
+
+    with_store(work)
+
+
+@workspace_cli.command("policy")
+def workspace_policy(
+    slug: str,
+    longest_days: Annotated[int | None, typer.Option(min=0, max=policy.DAYS_MAX, help="Longest life of a credential; 0: no limit.")] = None,
+    most_live: Annotated[int | None, typer.Option(min=0, max=policy.LIVE_MAX, help="Most credentials at once; 0: no limit.")] = None,
+    reason: Annotated[bool | None, typer.Option("--reason/--no-reason", help="Whether deleting and suspending need a reason.")] = None,
+    devices: Annotated[bool | None, typer.Option("--devices/--no-devices", help="Whether short passwords may be made.")] = None,
+) -> None:
+    """Says which rules a workspace has, or changes those that are given."""
+    given = {"longest_days": longest_days, "most_live": most_live, "reason_required": reason, "devices_allowed": devices}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name in ("longest_days", "most_live"):
+        if changes.get(name) == 0:
+            changes[name] = None
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.workspace(slug)
+        if changes:
+            rules = replace(Policy.of(workspace), **changes)
+            workspace = await shell.db.change(policy.change, shell.origin, workspace.id, rules)
+        typer.echo("\n".join(policy.words(Policy.of(workspace))) or "no rules")
 
     with_store(work)
 
