@@ -336,7 +336,7 @@ async def hook(services: Services, errand: Errand) -> Result:
         return Done("no webhook")
     content = webhook.body(about.events, about.workspace)
     url, secret, private = about.workspace.webhook_url, about.workspace.webhook_secret, services.settings.bot_webhook_private
-    sent = await webhook.send(url, secret, content, str(errand.id), services.db.clock(), private)
+    sent = await webhook.send(url, secret, content, str(errand.id), services.db.clock(), private, services.trust)
     if sent.taken:
         return Done()
     log.warning("webhook failed", workspace=about.workspace.slug, errand=errand.id, why=sent.word)

@@ -67,7 +67,14 @@ def body(events: Sequence[AuditEvent], workspace: Workspace) -> bytes:
 
 
 async def send(
-    url: str, secret: str, content: bytes, delivery: str, now: datetime, private: bool = False, trust: SSLContext | None = None
+    url: str,
+    secret: str,
+    content: bytes,
+    delivery: str,
+    now: datetime,
+    private: bool = False,
+    trust: SSLContext | None = None,
+    limit: ClientTimeout = LIMIT,
 ) -> Sent:
     """Posts it once: no redirect is followed, of the answer only the status counts.
 
@@ -92,7 +99,7 @@ async def send(
     connector = TCPConnector(resolver=resolver, force_close=True, ssl=trust if trust is not None else True)
     try:
         async with (
-            ClientSession(connector=connector, timeout=LIMIT, trust_env=False, cookie_jar=DummyCookieJar()) as session,
+            ClientSession(connector=connector, timeout=limit, trust_env=False, cookie_jar=DummyCookieJar()) as session,
             session.post(url, data=content, headers=headers, allow_redirects=False) as answer,
         ):
             if 200 <= answer.status < 300:

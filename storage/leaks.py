@@ -10,9 +10,10 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, and_, or_, select
 
 from storage import passwords
-from storage.credentials import rows
+from storage.audit import Origin, What, attempt
+from storage.credentials import about, rows
 from storage.database import Database, Transaction
-from storage.models import CREDENTIALS, Credential, State
+from storage.models import AUDIT_EVENTS, CREDENTIALS, Credential, State
 from storage.passwords import Hasher, Parsed
 
 CANDIDATES = 64  # credentials with the same tag that Argon2 decides between
@@ -36,6 +37,24 @@ def candidates(tx: Transaction, parsed: Parsed) -> list[Credential]:
         tag = passwords.tag(parsed.canonical)
         which = and_(CREDENTIALS.c.device, or_(CREDENTIALS.c.password_tag == tag, CREDENTIALS.c.previous_tag == tag))
     return rows(tx, select(CREDENTIALS).where(which).limit(CANDIDATES))
+
+
+def found(tx: Transaction, origin: Origin, credential_id: str) -> bool:
+    """Writes down that a password that works was found in the place that is the origin's source. False when that was known already.
+
+    Raises NoSuchCredential.
+    """
+    with attempt(tx, What.LEAK, origin) as current:
+        credential = about(current, credential_id)
+        columns = AUDIT_EVENTS.c
+        before = select(columns.id).where(
+            columns.credential_id == credential.id,
+            columns.action == What.LEAK.value,
+            columns.outcome == "done",
+            columns.source_id == origin.source,
+        )
+        current.void = tx.connection.execute(before.limit(1)).first() is not None
+    return not current.void
 
 
 async def resolve(db: Database, hasher: Hasher, parsed: Parsed) -> tuple[Credential, Standing] | None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from bot import sweep
 from sandbox.people import Person
 from sandbox.slack import Fault
-from storage import grants, owners, tidy
+from storage import grants, owners
 from storage.access import Role
 from storage.audit import What
 from storage.logins import beat
@@ -277,7 +277,7 @@ async def test_a_note_lists_ten_and_says_how_many_more_and_a_group_reads_it_in_t
     await play.settled()
     note = await play.rex.sees("@oncall owns 12 SMTP credentials that nothing has used", play.mail)
     text = play.rex.read(note)
-    assert text.count("never used") == tidy.LISTED
+    assert text.count("never used") == owners.LISTED
     assert "And 2 more in my Home tab" in text
     await play.rex.presses("Keep", note)
     await play.rex.sees("@oncall owns 11 SMTP credentials")
