@@ -5,6 +5,8 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
+import shutil
 import ssl
 import subprocess
 from base64 import b64encode
@@ -24,6 +26,7 @@ from storage import passwords, policy
 from storage.audit import What
 from storage.refusals import WebhookInvalid
 from tests import raw
+from tests.conftest import need
 from tests.stage import BY_TEST, Stage, stage
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -280,6 +283,18 @@ async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_pl
         code, answer = await report(play, [{"token": password, "url": "https://pastebin.example/2"}])
         assert json.loads(answer)[0]["label"] == "true_positive"
         assert len(alarms(play)) == 2
+
+
+async def test_the_command_of_the_documentation_reports(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        need("curl")
+    written = (Path(__file__).parent.parent / "docs" / "webhook.md").read_text()
+    command = written.partition("```sh\n")[2].partition("```")[0].replace("https://bot.example.com", "$BOT").replace("NOW=$(date +%s)", "")
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", leaks_secret=SECRET) as play:
+        given = {"BOT": f"http://127.0.0.1:{play.bot.port}", "LEAKS_SECRET": SECRET, "NOW": str(int(play.clock.seconds()))}
+        process = await asyncio.create_subprocess_exec("sh", "-c", command, env=os.environ | given, stdout=asyncio.subprocess.PIPE)
+        answer, _ = await process.communicate()
+    assert json.loads(answer)[0]["label"] == "false_positive"
 
 
 async def test_reports_that_are_wrong_are_refused(tmp_path: Path) -> None:
