@@ -20,7 +20,7 @@ from storage.access import Action
 from storage.audit import Origin, What
 from storage.database import Transaction
 from storage.models import AuditEvent, Credential, State, Workspace
-from storage.refusals import AlreadyDeleted, IsSuspended, OwnerGone, RoleUnknown
+from storage.refusals import AlreadyDeleted, IsSuspended, OwnerGone, RoleUnknown, SurfaceOutdated
 
 OPEN_OWNER = "open_owner"
 OWNER = "change_owner"
@@ -144,8 +144,13 @@ def owner_modal(credential: Credential, workspace: Workspace, groups: list[tuple
 
 # --- what is said when somebody left ---
 def look(tx: Transaction, event_id: int, team: str) -> tuple[AuditEvent, Workspace, list[Credential], int, list[str]] | None:
-    """What `left_message` draws: the audit row, its workspace, some of what they own there, how much that is, and who can help."""
-    [event] = audit.events(tx, event_id, event_id)
+    """What `left_message` draws: the audit row, its workspace, some of what they own there, how much that is, and who can help.
+
+    None for a role in all workspaces. Raises SurfaceOutdated, NoSuchWorkspace.
+    """
+    event = next(iter(audit.events(tx, event_id, event_id)), None)
+    if event is None or event.action != What.LEFT:
+        raise SurfaceOutdated
     if event.workspace_id is None:
         return None
     workspace = workspaces.by_id(tx, event.workspace_id)

@@ -1,6 +1,6 @@
 """Who answers for a credential, and what becomes of it when that person leaves."""
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.access import Action
@@ -106,11 +106,12 @@ def to_look_at(tx: Transaction, team: str) -> list[str]:
 
 
 def fact(tx: Transaction, key: str) -> str:
-    """What was kept under the key; empty when nothing was."""
-    return tx.connection.scalar(select(FACTS.c.value).where(FACTS.c.key == key)) or ""
+    """What was kept under the key; empty when nothing was. Whoever else asks waits until this transaction has ended."""
+    insert = sqlite.insert(FACTS) if tx.sqlite else postgresql.insert(FACTS)
+    tx.connection.execute(insert.values(key=key, value="").on_conflict_do_nothing())
+    return tx.connection.scalars(select(FACTS.c.value).where(FACTS.c.key == key).with_for_update()).one()
 
 
 def keep_fact(tx: Transaction, key: str, value: str) -> None:
-    insert = sqlite.insert(FACTS) if tx.sqlite else postgresql.insert(FACTS)
-    keeping = insert.values(key=key, value=value).on_conflict_do_update(index_elements=["key"], set_={"value": value})
-    tx.connection.execute(keeping)
+    """After `fact`."""
+    tx.connection.execute(update(FACTS).where(FACTS.c.key == key).values(value=value))
