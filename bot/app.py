@@ -10,6 +10,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot import (
     access_modal,
+    alarm,
     audit_log,
     commands,
     create,
@@ -21,6 +22,7 @@ from bot import (
     limits,
     listing,
     owner,
+    past,
     policy,
     revoke,
     rotate,
@@ -28,6 +30,7 @@ from bot import (
     setup,
     suspend,
     tidy,
+    whois,
 )
 from bot.door import Answer, Door, Request, describe
 from bot.services import Services
@@ -85,11 +88,14 @@ def register(app: AsyncApp, services: Services) -> None:
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
+    alarm.register(app, door)
+    whois.register(app, door)
     home.register(app, door)
     setup.register(app, door)
     policy.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
+    past.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))

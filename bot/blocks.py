@@ -54,6 +54,12 @@ def when(moment: datetime) -> Piece:
     return {"type": "date", "timestamp": stamp, "format": "{date_short_pretty} at {time}", "fallback": utc(moment)}
 
 
+def clock_time(moment: datetime) -> Piece:
+    """The time of day, to the second, in each reader's time zone."""
+    stamp = int(moment.timestamp())
+    return {"type": "date", "timestamp": stamp, "format": "{time_secs}", "fallback": moment.astimezone(UTC).strftime("%H:%M:%S UTC")}
+
+
 def when_mrkdwn(moment: datetime) -> str:
     return f"<!date^{int(moment.timestamp())}^{{date_short_pretty}} at {{time}}|{utc(moment)}>"
 

@@ -4,12 +4,16 @@ Exit status: 0, 1 (refused or failed), 2 (usage). What an operator does is in th
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
+import re
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import structlog
@@ -19,12 +23,15 @@ from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import TROUBLES, sentence
-from storage import audit, credentials, grants, listing, policy, workspaces
+from storage import audit, credentials, grants, listing, policy, replay, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database, OutcomeUnknown, Unavailable
+from storage.database import Database, OutcomeUnknown, StaleWal, Unavailable
+from storage.journal import Back, Journal, Mark, Memory
+from storage.journal import State as JournalState
 from storage.listing import Order
 from storage.models import AuditEvent, Credential, Workspace
+from storage.past import Past
 from storage.policy import Policy
 from storage.refusals import NoSuchCredential, Refusal
 
@@ -40,13 +47,18 @@ cli.add_typer(audit_cli, name="audit")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ROWS = 500
+LINE_MAX = 10_000  # characters of a log's line that are read
+MOST_ROWS = 2**63 - 1
+HASH = re.compile(r"[0-9a-f]{64}")
+GENESIS_HEAD = audit.Head(0, audit.GENESIS)
 
 
 class Shell:
     """The store, and the operator who asks."""
 
-    def __init__(self, db: Database, team: str | None) -> None:
+    def __init__(self, db: Database, team: str | None, past: Past) -> None:
         self.db = db
+        self.past = past
         self.team = team
         self.origin = Origin(Actor(f"shell:{operator()}", team, owner=True), Surface.SHELL, reference=f"pid{os.getpid()}")
 
@@ -97,7 +109,13 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
         db = await open_database(read)
         try:
             known = await db.read(workspaces.installation)
-            await work(Shell(db, known.team_id if known else read.slack_team_id))
+            past = Past(db, Journal(read.journal, create=False), "shell")  # the bot makes it, so that it is the bot's to write
+            try:
+                await work(Shell(db, known.team_id if known else read.slack_team_id, past))
+            finally:
+                with contextlib.suppress(Unavailable):
+                    await past.follow()
+                past.close()
         finally:
             await db.close()
 
@@ -140,33 +158,30 @@ def run() -> None:
 
 @cli.command()
 def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the sockets.")] = 1) -> None:
-    """Answers mail servers: log-ins on AUTHD_LISTEN, open sessions on POLICY_LISTEN."""
-    from bot.run import StartError, open_database
-    from mailauth import server
+    """Answers mail servers: log-ins on AUTHD_LISTEN, open sessions on POLICY_LISTEN. SIGHUP replaces the workers one after the other."""
+    from mailauth import process, server, sockets
     from mailauth.policy import WhenAway
 
     read = settings()
-    if not read.authd_listen:
-        fail("AUTHD_LISTEN: missing. Where mail servers ask: unix:/run/smtp-bot/auth or tcp:127.0.0.1:12345")
-
-    async def check() -> None:
-        await (await open_database(read)).close()
-
     try:
-        asyncio.run(check())
-        server.run(
+        process.run(
             server.AuthdConfig(
                 database_url=read.database_url.get_secret_value(),
                 auth=read.authd_listen,
                 policy=read.policy_listen,
                 http=read.authd_http,
+                token=read.authd_http_token.get_secret_value() or None,
+                nginx_server=sockets.host_and_port(read.authd_nginx_server, "AUTHD_NGINX_SERVER"),
+                group=read.authd_group,
+                peers=read.authd_peers or sockets.LOOPBACK,
                 require_tls=read.authd_require_tls,
                 when_away=WhenAway(read.policy_when_away),
                 argon2=(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism),
                 workers=workers,
+                journal=read.journal,
             )
         )
-    except (StartError, server.ListenError) as error:
+    except sockets.ListenError as error:
         fail(str(error))
 
 
@@ -209,11 +224,63 @@ def db_upgrade() -> None:
 
     try:
         asyncio.run(work())
+    except StaleWal as error:
+        fail(str(error))
     except Exception as error:
         fail(
             f"DATABASE_URL: the database was not brought up to date ({type(error).__name__}). Check that it runs and what you may do there."
         )
     typer.echo("The database is up to date.")
+
+
+@db_cli.command("replay")
+def db_replay(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A journal, or a log; - reads standard input.", allow_dash=True),
+    ] = None,
+    look: Annotated[bool, typer.Option("--look", help="Only says what would be revoked again.")] = False,
+) -> None:
+    """Revokes again what was revoked before the database was restored: what the journal, or FILE, names and the database lets work."""
+
+    async def work(shell: Shell) -> None:
+        await shell.past.follow()
+        memory = shell.past.journal.memory
+        if source:
+            memory = read_entries(source)
+        elif shell.past.journal.state is not JournalState.KEPT:
+            fail(
+                f"The journal {shell.past.journal.path} is not kept ({shell.past.words}), so what was revoked before a restore can't be "
+                "known from it. Name a journal of an authd, or a log: smtp-bot db replay FILE"
+            )
+        found = await replay.missing(shell.db, memory)
+        if look:
+            for one in found:
+                typer.echo(f"{one.kind} {one.credential_id or one.key}")
+            typer.echo(f"{len(found)} would be revoked again.")
+            return
+        if found:
+            await shell.db.note(replay.post, found, memory.back or Back(memory.head or Mark(0, ""), 0), "shell")
+        done, _ = await replay.make_again(shell.db, shell.origin)
+        for line in done:
+            typer.echo(line)
+        typer.echo(f"{len(done)} revoked again." if done else "Nothing that is named there works.")
+
+    with_store(work)
+
+
+def read_entries(source: Path) -> Memory:
+    """What the lines of a journal or a log name, wherever an entry stands in a line."""
+    memory = Memory()
+    try:
+        lines = sys.stdin if str(source) == "-" else source.open(encoding="utf-8", errors="replace")
+        with lines:
+            found = sum(memory.take(line[:LINE_MAX]) is not None for line in lines)
+    except OSError as error:
+        fail(f"{source}: it can't be read ({error.strerror}).")
+    if not found:
+        fail(f"{source}: no line names anything that ended.")
+    return memory
 
 
 @workspace_cli.command("add")
@@ -367,19 +434,92 @@ def audit_latest(
 
 
 @audit_cli.command("verify")
-def audit_verify(as_json: Json = False) -> None:
-    """Follows the chain of hashes and names the first row that is not what was written."""
+def audit_verify(
+    since: Annotated[str | None, typer.Option(metavar="NUMBER:HASH", help="A head that was kept elsewhere: begins after that row.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Follows the chain of hashes and names the first row that is not what was written.
+
+    Keep the head that it prints somewhere else: who owns the database can rewrite all of it, and only a head that was kept shows that.
+    """
+    after = None
+    if since is not None:
+        number, _, hashed = since.partition(":")
+        if not number.isdigit() or len(number) > 18 or not HASH.fullmatch(hashed):
+            raise typer.BadParameter("a row's number and its hash, as verify and the log say them: 1234:9f86d0…", param_hint="--since")
+        after = audit.Head(int(number), hashed)
 
     async def work(shell: Shell) -> None:
-        verdict = await shell.db.read(audit.verify)
+        verdict = await shell.db.read(audit.verify, after)
+        head = f"{verdict.head.event}:{verdict.head.hash}" if verdict.head else None
         if as_json:
-            typer.echo(json.dumps({"rows": verdict.rows, "broken": verdict.broken}))
+            typer.echo(json.dumps({"rows": verdict.rows, "broken": verdict.broken, "head": head}))
         elif verdict.broken is None:
-            typer.echo(f"{verdict.rows} rows, unbroken.")
+            typer.echo(f"{verdict.rows} rows, unbroken. Head: {head}")
+        if verdict.head and verdict.broken is None:
+            structlog.get_logger(__name__).info("journal", entry=f"head {verdict.head.event} {verdict.head.hash}")
+        if verdict.broken is not None and after and verdict.broken == after.event:
+            fail(f"Row {after.event} does not have that hash any more: the database went back in time, or its audit log was rewritten.")
         if verdict.broken is not None:
             fail(f"Row {verdict.broken} is not what was written, or is missing. {verdict.rows} rows before it are unbroken.")
 
     with_store(work)
+
+
+@audit_cli.command("export")
+def audit_export(
+    state: Annotated[Path, typer.Option(help="A file of yours that remembers the last row; made when it is not there.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Goes on with what comes, until it is ended.")] = False,
+) -> None:
+    """Writes the audit log as JSON lines, for a log collector: from the row on that the state file remembers."""
+
+    async def work(shell: Shell) -> None:
+        last = _read_state(state)
+        while True:
+            if await shell.db.read(audit.hash_of, last.event) != last.hash:
+                fail(
+                    f"Row {last.event} is not the one that was exported before: the database went back in time, or its audit log was "
+                    f"rewritten. Keep {state}, find out, and go on with a new state file."
+                )
+            rows = await shell.db.read(audit.events, last.event + 1, MOST_ROWS)
+            for event in rows:
+                typer.echo(json.dumps(_event(event)))
+            if rows:
+                sys.stdout.flush()
+                last = audit.Head(rows[-1].id, rows[-1].hash)
+                _write_state(state, last)
+            elif not follow:
+                return
+            else:
+                await asyncio.sleep(1)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        with_store(work)
+
+
+def _read_state(path: Path) -> audit.Head:
+    try:
+        number, _, hashed = path.read_text("ascii").strip().partition(":")
+    except FileNotFoundError:
+        return GENESIS_HEAD
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{path}: it can't be read ({type(error).__name__}).")
+    if not number.isdigit() or not HASH.fullmatch(hashed):
+        fail(f"{path}: it is no state of an export; it holds NUMBER:HASH.")
+    return audit.Head(int(number), hashed)
+
+
+def _write_state(path: Path, head: audit.Head) -> None:
+    """All of it or nothing, on the disk."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(f"{head.event}:{head.hash}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        fail(f"{path}: it can't be written ({error.strerror}). The rows up to {head.event} were exported.")
 
 
 def _credential(row: Credential, workspace: Workspace) -> dict[str, Any]:

@@ -45,6 +45,14 @@ class OnCredential(Token):
     channel: str | None = Channel
 
 
+class InWhois(OnCredential):
+    """One of the credentials that an answer to "whose is this" shows; and all of them, to draw it anew."""
+
+    shown: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(min_length=1, max_length=20)
+    pasted: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(default=[], max_length=20)
+    """Those whose password stood in what was asked about."""
+
+
 class Does(StrEnum):
     """What a row's menu offers."""
 

@@ -12,13 +12,13 @@ from slack_bolt.app.async_app import AsyncApp
 from bot import blocks, expiry, new_password, texts
 from bot.blocks import Piece, bold, field, foot, line, modal, plain
 from bot.codec import InChannel
-from bot.door import Answer, Door, Request, errors, notice, update
+from bot.door import EVERYWHERE, Answer, Door, Request, errors, notice, update
 from bot.new_password import NewPassword, Outcome
 from bot.texts import NotInChannel
-from storage import credentials, lifecycle, workspaces
-from storage.access import Action
+from storage import access, credentials, lifecycle, workspaces
+from storage.access import Action, Actor
 from storage.audit import Origin, What
-from storage.database import OutcomeUnknown, Unavailable
+from storage.database import OutcomeUnknown, Transaction, Unavailable
 from storage.models import Credential, Workspace
 from storage.passwords import Style
 from storage.refusals import (
@@ -38,11 +38,13 @@ from storage.refusals import (
 )
 
 CREATE = "create_credential"
+ANYWHERE = "create_anywhere"
 PREFILL_MAX = 200  # characters of a typed name; too long a one is refused when it is submitted
 
 
 def register(app: AsyncApp, door: Door) -> None:
     app.action(CREATE)(door.work(open_modal))
+    app.shortcut(ANYWHERE)(door.work(open_anywhere))
     app.view(CREATE)(door.submission(submit))
     app.action(new_password.REMOVE_PASSWORD)(door.work(new_password.remove_message))
 
@@ -51,6 +53,20 @@ async def open_modal(request: Request, name: str = "") -> None:
     """Also called by `/smtp create [name]`."""
     workspace = await request.services.db.read(workspaces.of_channel, request.services.team, request.in_channel())
     await open_for(request, workspace, name)
+
+
+async def open_anywhere(request: Request) -> None:
+    """From the global shortcut, which knows no channel. Raises NotAllowed, PersonBarred, RoleUnknown, TriggerExpired, SlackAway."""
+    actor = await request.actor(EVERYWHERE)
+    workspace = await request.read(What.CREATE, actor, _first_workspace, actor)
+    await request.open(create_modal(None, "", None, await new_password.usual_channel(request, workspace.id)))
+
+
+def _first_workspace(tx: Transaction, actor: Actor) -> Workspace:
+    """One that the person may create in. Raises NotAllowed, PersonBarred, RoleUnknown."""
+    found = access.visible_workspaces(tx, actor, Action.CREATE, 1)
+    access.may(tx, actor, Action.CREATE, found[0] if found else None)
+    return found[0]
 
 
 async def open_for(request: Request, workspace: Workspace, name: str = "", first_choice: str | None = None) -> None:
@@ -122,7 +138,7 @@ async def deliver(request: Request, origin: Origin, credential: Credential, work
     await request.show_result(notice([line(*not_delivered(outcome is Outcome.UNCLEAR, cause, channel))], "Credential not created"))
 
 
-def create_modal(workspace: Workspace, name: str, channel: str | None, first_choice: str | None = None) -> dict[str, Any]:
+def create_modal(workspace: Workspace | None, name: str, channel: str | None, first_choice: str | None = None) -> dict[str, Any]:
     name_input: dict[str, Any] = {"type": "plain_text_input", "placeholder": plain("Website relay"), "focus_on_load": True}
     if name:
         name_input["initial_value"] = name[:PREFILL_MAX]
@@ -130,11 +146,11 @@ def create_modal(workspace: Workspace, name: str, channel: str | None, first_cho
     return modal(
         "New SMTP credential",
         [
-            line("A credential for ", bold(workspace.name), "."),
+            *([line("A credential for ", bold(workspace.name), ".")] if workspace else []),
             field("Name", "name", name_input, "Name the app or device that will use it, so your team can recognize it later."),
             new_password.channel_field(where, first_choice),
-            *expiry.fields(expiry.NEVER, workspace.longest_days),
-            *([new_password.device_field()] if workspace.devices_allowed else []),
+            *expiry.fields(expiry.NEVER, workspace.longest_days if workspace else None),
+            *([new_password.device_field()] if workspace is None or workspace.devices_allowed else []),
             foot(
                 "You'll see the password once. Nobody can look it up later, so have your secret store ready. "
                 "From where and how much it may send can be set in its row's menu."

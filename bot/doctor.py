@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from bot.settings import Settings, SettingsError, load
 from bot.slack import Away, Ok, Refused, Slack
-from storage import audit, policy, workspaces
-from storage.database import Database, Schema
+from storage import audit, mail_servers, policy, workspaces
+from storage.database import Database, Schema, StaleWal
+from storage.journal import Journal, State
+from storage.past import Past
 from storage.policy import Policy
 
 SCOPES = ("commands", "chat:write", "users:read", "channels:read", "groups:read", "usergroups:read")
@@ -109,6 +111,9 @@ async def _database(settings: Settings, report: Report) -> None:
                 report.bad("DATABASE_URL: the schema is out of date. Run: smtp-bot db upgrade")
         if schema is Schema.CURRENT:
             await _store(db, report)
+            await _past(db, settings, report)
+    except StaleWal as error:
+        report.bad(str(error))
     except Exception as error:
         report.bad(f"DATABASE_URL: {kind} does not answer ({type(error).__name__}). Check that it runs and that you may log in.")
     finally:
@@ -130,3 +135,29 @@ async def _store(db: Database, report: Report) -> None:
             report.good(f"workspace {workspace.slug} has rules: {'; '.join(rules)[:RULES_SHOWN]}")
     if not made:
         report.note("There is no mail workspace yet. In Slack: /smtp setup. Here: smtp-bot workspace add SLUG NAME")
+
+
+async def _past(db: Database, settings: Settings, report: Report) -> None:
+    """The journal, and whether the database went back in time."""
+    past = Past(db, Journal(settings.journal, create=False), "doctor")
+    try:
+        await past.follow()
+        journal = past.journal
+        match journal.state:
+            case State.KEPT:
+                report.good(f"REVOKED_JOURNAL: {journal.path} is kept, and names {len(journal.memory)} that must never work again")
+                if journal.began:
+                    report.note(f"The journal began at audit row {journal.began}: whether the database was restored before, it can't know.")
+                if journal.skipped:
+                    report.note(f"{journal.skipped} lines of the journal can't be read, and were left out.")
+            case State.NONE:
+                report.note(f"REVOKED_JOURNAL: {journal.path} isn't there, so a restore can't be noticed. A start makes it.")
+            case _:
+                report.bad(f"REVOKED_JOURNAL: {journal.path} is not kept: {past.words}. Move it away or name another place.")
+        for server in await db.read(mail_servers.living):
+            if server.journal and server.journal != State.KEPT.value:
+                report.bad(f"authd {server.name}: its journal: {server.journal}")
+        if said := past.standing.sentence:
+            report.bad(f"{said}. Press Revoke them again in the app's direct message, or run: smtp-bot db replay")
+    finally:
+        past.close()

@@ -90,6 +90,8 @@ class Request:
         self.trigger_id: str = body.get("trigger_id", "")
         self.response_url: str | None = body.get("response_url") or None
         self.text: str = body.get("text", "") if "command" in body else ""
+        self.opened: str | None = None
+        """The modal that was opened for it."""
         if "command" in body:
             self.surface = Surface.COMMAND
         elif self.view_type == "home":
@@ -178,6 +180,7 @@ class Request:
             view = view | {"private_metadata": FromHome(home=self.home, inside=view.get("private_metadata", "")).encode()}
         match await self.services.slack.open_view(self.trigger_id, view, over=self.view_type == "modal"):
             case Ok(opened):
+                self.opened = opened.id
                 return opened
             case Refused(word) if word in LATE_TRIGGER:
                 raise TriggerExpired
@@ -235,6 +238,8 @@ class Door:
         self._services = services
         self.draw_home: Callable[[Request], Awaitable[None]] | None = None
         """Draws the Home tab anew after a request that came from it: it shows what was changed, and what is no longer so."""
+        self.draw_list: Callable[[Request], Awaitable[None]] | None = None
+        """The same of the list that a submitted modal was opened from."""
 
     def event(self, handler: Handler) -> Callable[..., Awaitable[BoltResponse | None]]:
         """A Bolt listener for an event that a person caused, with a view or without."""
@@ -296,11 +301,12 @@ class Door:
         return submit
 
     async def _afterwards(self, then: Callable[[], Awaitable[None]] | None, request: Request) -> None:
+        await self._draw(self.draw_list, request)
         if then is not None:
             await acknowledgement_sent()
             await self._handle(lambda _request: then(), request)
         elif request.home is not None:
-            await self._draw_home(request)
+            await self._draw(self.draw_home, request)
 
     async def _handle(self, handler: Handler, request: Request) -> None:
         async def tell(pieces: Sequence[Piece]) -> None:
@@ -309,7 +315,7 @@ class Door:
 
         refused = await self._try(request, lambda: handler(request), tell, self._services.limits.work)
         if request.home is not None and (refused or request.view_type == "modal"):
-            await self._draw_home(request)
+            await self._draw(self.draw_home, request)
 
     async def _try(
         self,
@@ -355,13 +361,13 @@ class Door:
                 return
         log.error("could not tell what became of a request", reference=request.reference)
 
-    async def _draw_home(self, request: Request) -> None:
-        if self.draw_home is None:
+    async def _draw(self, draw: Callable[[Request], Awaitable[None]] | None, request: Request) -> None:
+        if draw is None:
             return
         try:
-            await self.draw_home(request)
+            await draw(request)
         except Exception as error:
-            log.info("Home tab not drawn anew", error=describe(error), reference=request.reference)
+            log.info("Home tab or list not drawn anew", error=describe(error), reference=request.reference)
 
 
 def later() -> BoltResponse:

@@ -6,25 +6,26 @@ that cannot change leads to the next way; when there is none left, or after a da
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import structlog
 from prometheus_client import Gauge
 
-from bot import notices, owner, tidy, webhook
+from bot import alarm, notices, owner, past, tidy, webhook
 from bot.blocks import Block
 from bot.door import describe
 from bot.services import Services, new_reference
-from bot.slack import Away, Ok, Refused, Reply
-from storage import access, audit, credentials, errands, listing, workspaces
+from bot.slack import Away, Ok, Posted, Refused, Reply
+from storage import access, audit, credentials, errands, leaks, listing, posted, replay, workspaces
 from storage import tidy as storage_tidy
 from storage.access import Action, Actor
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
 from storage.errands import Kind
-from storage.models import AuditEvent, Credential, Errand, Workspace
+from storage.leaks import Leak
+from storage.models import AuditEvent, Credential, Errand, PostedMessage, Workspace
 from storage.refusals import NoSuchCredential, NoSuchWorkspace
 
 BATCH = 20
@@ -32,6 +33,12 @@ AT_ONCE = 4
 HOOK_FIRST_WAIT = timedelta(seconds=10)
 HOOK_LONGEST_WAIT = timedelta(hours=1)
 LOOKED_FOR = 1.0  # seconds between two looks for what other replicas left, or what is due again
+PROOF_EVERY = timedelta(seconds=2)
+PROOF_FOLLOWED = timedelta(seconds=50)
+"""So long a message is brought up to date as the mail servers confirm one after the other."""
+DRAWN_AGAIN = 5  # times in a row, when what it says changes meanwhile
+PERSONS_TOLD = 10
+MESSAGE_GONE = ("message_not_found",)
 PERSON_GONE = ("user_not_found", "account_inactive", "user_disabled", "cannot_dm_bot", "messages_tab_disabled", "channel_not_found")
 
 log = structlog.get_logger(__name__)
@@ -43,7 +50,7 @@ oldest = Gauge("smtp_bot_errand_oldest_seconds", "Age of the oldest errand that 
 class Done:
     """Nothing is left to do about it."""
 
-    outcome: str = "told"
+    outcome: str = errands.TOLD
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Later:
     outcome: str
     slack_away: bool = False
     after: timedelta | None = None
+    """How long it waits; None: longer each time."""
 
 
 Result = Done | Untold | Later
@@ -206,12 +214,166 @@ def _told(reply: Reply[Any], hopeless: Callable[[str], Result]) -> Result:
 async def notice(services: Services, errand: Errand) -> Result:
     about = await services.db.read(_about, errand)
     rows = None
+    if len(about.events) == 1 and about.events[0].action == What.SUSPEND:
+        return await _suspension(services, errand, about.events[0])
     if about.workspace and about.events and (about.credentials or not about.events[0].credential_id):
         rows = notices.about_change(about.events, about.credentials, about.workspace)
     if rows is None:
         return Done("nothing to tell")
     # A channel that the bot is not in does without; the audit log has it all.
     return _told(await services.slack.post_message(errand.channel_id or "", notices.message(rows)), Done)
+
+
+async def _suspension(services: Services, errand: Errand, event: AuditEvent) -> Result:
+    """A notice that offers an act, so it is kept and settles."""
+    drawn = await services.db.read(credentials.suspension, errand.credential_id or "", event.id)
+    match await services.slack.post_message(errand.channel_id or "", notices.message(notices.suspension(drawn))):
+        case Ok(where):
+
+            def keep(tx: Transaction) -> None:
+                now = credentials.suspension(tx, drawn.credential.id, event.id, wait=True)
+                _keep(tx, errand, posted.Posted.SUSPENDED, where, drawn.credential, None, changed=now != drawn, ids=(str(event.id),))
+
+            await services.db.note(keep)
+            return Done()
+        case Refused(word):
+            return Done(word)
+        case Away(why, _):
+            return Later(why, slack_away=True)
+
+
+def _keep(
+    tx: Transaction,
+    errand: Errand,
+    kind: posted.Posted,
+    where: Posted,
+    credential: Credential,
+    event: AuditEvent | None,
+    changed: bool,
+    ids: tuple[str, ...] = (),
+) -> None:
+    """Writes down where the message stands, and ends the errand. `changed`: what it says is no longer so."""
+    if where.ts:
+        source = (event.channel_id, event.source_id) if event and event.channel_id and event.source_id else None
+        posted.keep(
+            tx, kind, where.channel, where.ts, credential_id=credential.id, workspace_id=credential.workspace_id, source=source, ids=ids
+        )
+        message = posted.at(tx, where.channel, where.ts)
+        errands.settle(tx, [message] if message and changed else [])
+    errands.finish(tx, errand.id, errands.TOLD)
+
+
+async def raise_alarm(services: Services, errand: Errand) -> Result:
+    where = errand.channel_id or errand.person
+    if not where:
+        return await _raise_with_somebody(services, errand)
+    [event] = (await services.db.read(_about, errand)).events
+    drawn = await services.db.read(_leak, services.team, event)
+    rows = alarm.draw(drawn, await _link(services, event), services.db.clock())
+    match await services.slack.post_message(where, notices.message(rows)):
+        case Ok(stands):
+
+            def keep(tx: Transaction) -> None:
+                now = _leak(tx, services.team, event, wait=True)
+                changed = replace(now, proof=None) != replace(drawn, proof=None)
+                _keep(tx, errand, posted.Posted.ALARM, stands, drawn.credential, event, changed)
+
+            await services.db.note(keep)
+            return Done()
+        case Refused(word):
+            if errand.person:
+                return Untold(word)
+            await services.db.note(errands.nobody_told, errand, word)
+            return Done(word)
+        case Away(why, _):
+            return Later(why, slack_away=True)
+
+
+def _leak(tx: Transaction, team: str, event: AuditEvent, wait: bool = False) -> Leak:
+    """What is known of the leak that the audit row speaks of. `wait`: for a change of its credential that is under way."""
+    if event.credential_id is None:
+        raise NoSuchCredential
+    if wait:
+        credentials.wait_for(tx, event.credential_id)
+    return leaks.leak(tx, team, event.credential_id, event.channel_id, event.source_id)
+
+
+async def _link(services: Services, event: AuditEvent) -> str | None:
+    if not event.channel_id or not event.source_id:
+        return None
+    found = await services.slack.permalink(event.channel_id, event.source_id)
+    return found.data if isinstance(found, Ok) else None
+
+
+async def _raise_with_somebody(services: Services, errand: Errand) -> Result:
+    """No channel can be told: those who can revoke it read it in a direct message, or else the owners of the app."""
+    [event] = (await services.db.read(_about, errand)).events
+    who = (await services.db.read(_leak, services.team, event)).who
+    persons = [one for one in who if not one.startswith("S")]
+    for group in (one for one in who if one.startswith("S")):
+        match await services.slack.group_members(group):
+            case Ok(members):
+                persons += sorted(members)
+            case Away(why, _):
+                return Later(why, slack_away=True)
+    told = list(dict.fromkeys(persons or sorted(services.settings.bot_owners)))[:PERSONS_TOLD]
+    if not told:
+        return Untold("nobody to tell")
+
+    def owe(tx: Transaction) -> None:
+        about: dict[str, Any] = {"event_id": errand.event_id, "last_event_id": errand.last_event_id, "workspace_id": errand.workspace_id}
+        for person in told:
+            errands.add(tx, Kind.ALARM, **about, credential_id=errand.credential_id, person=person)
+        errands.finish(tx, errand.id, "passed on")
+
+    await services.db.note(owe)
+    services.db.owed()
+    return Done("passed on")
+
+
+async def settle(services: Services, errand: Errand) -> Result:
+    """Draws a message anew until it says what is so."""
+    message = await services.db.read(posted.at, errand.channel_id or "", errand.message_ts or "")
+    if message is None:
+        return Done("gone")
+    rows, unconfirmed = await _drawn(services, message)
+    for _ in range(DRAWN_AGAIN):
+        match await services.slack.update_message(message.channel_id, message.ts, notices.message(rows)):
+            case Refused(word):
+                if word in MESSAGE_GONE:
+                    await services.db.note(posted.forget, message)
+                return Done(word)
+            case Away(why, _):
+                return Later(why, slack_away=True)
+        before = rows
+        rows, unconfirmed = await _drawn(services, message)
+        if rows == before:
+            break
+    else:
+        return Later("changes all the time", after=PROOF_EVERY)
+    if unconfirmed and services.db.clock() - errand.created_at < PROOF_FOLLOWED:
+        return Later("unconfirmed", after=PROOF_EVERY)
+    return Done()
+
+
+async def _drawn(services: Services, message: PostedMessage) -> tuple[list[Block], bool]:
+    """What the message says now, and whether a mail server has not confirmed it yet."""
+    db = services.db
+    if message.kind == posted.Posted.SUSPENDED:
+        return notices.suspension(await db.read(credentials.suspension, message.credential_id or "", int(message.ids[0]))), False
+    leak = await db.read(leaks.leak, services.team, message.credential_id or "", message.source_channel, message.source_ts)
+    return alarm.draw(leak, await _link(services, leak.events[0]), db.clock()), bool(leak.proof and leak.proof.waiting)
+
+
+async def warn(services: Services, errand: Errand) -> Result:
+    [event] = (await services.db.read(_about, errand)).events
+    leak = await services.db.read(_leak, services.team, event)
+    return await _tell(services, errand, alarm.warning(leak, services.db.clock()))
+
+
+async def first_use(services: Services, errand: Errand) -> Result:
+    credential, _ = await services.db.read(credentials.get, errand.credential_id or "")
+    return await _tell(services, errand, notices.first_use(credential, errand.ids[0] if errand.ids else None))
 
 
 async def ended(services: Services, errand: Errand) -> Result:
@@ -347,6 +509,13 @@ async def hook(services: Services, errand: Errand) -> Result:
     return Later(sent.word, after=after)
 
 
+async def went_back(services: Services, errand: Errand) -> Result:
+    standing = await services.db.read(replay.standing)
+    if not standing.restores:
+        return Done("settled")
+    return await _tell(services, errand, past.went_back(standing))
+
+
 KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.NOTICE: notice,
     Kind.ENDED: ended,
@@ -359,4 +528,9 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.LEFT: left,
     Kind.TIDY: unused,
     Kind.WEBHOOK: hook,
+    Kind.WENT_BACK: went_back,
+    Kind.SETTLE: settle,
+    Kind.ALARM: raise_alarm,
+    Kind.WARN: warn,
+    Kind.FIRST_USE: first_use,
 }

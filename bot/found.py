@@ -2,7 +2,7 @@
 
 The body is a JSON list of `{"token", "type", "url", "source"}`, as GitHub's secret scanning sends it; whoever reports signs it with
 LEAKS_SECRET (`docs/webhook.md`). Each token is looked up as the leak watch looks up what stands in a message. The answer says of each, by
-the SHA-256 of the token, whether it is one of ours. What was reported is neither logged nor stored.
+the SHA-256 of the token, whether it is one of ours. No token is logged or stored.
 https://docs.github.com/en/code-security/secret-scanning/secret-scanning-partner-program
 """
 
@@ -15,18 +15,16 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from bot import leak
-from bot.blocks import Piece, bold, code
+from bot.alarm import SCANNER
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.webhook import sign
-from storage import leaks, workspaces
+from storage import leaks
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import OutcomeUnknown, Unavailable
@@ -153,27 +151,17 @@ async def look_up(services: Services, reports: list[Report]) -> list[dict[str, s
 
 async def _is_ours(services: Services, report: Report) -> bool:
     parsed = parse(report.token) if len(report.token) <= TOKEN_MAX else None
-    known = await leaks.resolve(services.db, services.hasher, parsed) if parsed else None
-    if known is None:
-        return False
-    credential, standing = known
-    if standing is Standing.DEAD:
+    for credential, standing in await services.resolver.resolve([parsed] if parsed else []):
+        if standing is not Standing.DEAD:
+            # What tells two addresses apart, however long they are.
+            place = "sha256:" + hashlib.sha256(report.url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            origin = Origin(Actor(SCANNER, services.team), Surface.EVENT, new_reference(), source=place)
+            await services.db.change(leaks.notice, origin, credential.id, standing, _where(report.url))
         return True
-    # Addresses may hold what nobody wants to keep, so the audit log has only what tells two of them apart.
-    place = "sha256:" + hashlib.sha256(report.url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    origin = Origin(Actor("scanner", services.team), Surface.EVENT, new_reference(), source=place)
-    if await services.db.change(leaks.found, origin, credential.id):
-        workspace = await services.db.read(workspaces.by_id, credential.workspace_id)
-        said: list[Piece] = ["The password of ", bold(credential.name), " (", code(credential.username), ") was found outside of Slack"]
-        await leak.alarm(services, credential, workspace, [*said, *_where(report.url), ". Treat it as leaked."])
-    return True
+    return False
 
 
-def _where(url: str) -> list[Piece]:
-    """The address, as text; without a password that stands in it."""
+def _where(url: str) -> str | None:
+    """The address, as it is kept and shown; without a password of ours that stands in it."""
     shown = mask(url)
-    try:
-        host = urlsplit(shown).hostname if shown.startswith(("https://", "http://")) and shown.isprintable() else None
-    except ValueError:
-        host = None
-    return [", at ", code(shown[:URL_SHOWN])] if host else []
+    return shown[:URL_SHOWN] if shown.startswith(("https://", "http://")) and shown.isascii() and shown.isprintable() else None

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from bot import limits
-from bot.blocks import Block, Piece, bold, code, foot, lines, principal, when
+from bot.blocks import Block, Piece, bold, clock_time, code, line, lines, principal, when
 from bot.door import Request
 from storage import mail_servers
 from storage.audit import What
@@ -16,6 +16,7 @@ from storage.models import Credential, State, Workspace
 JUST_USED = timedelta(hours=1)
 FOLLOWED = 10.0  # seconds that a result waits for the mail servers
 INTERVAL = 0.5  # seconds
+NAMED = 5  # mail servers
 
 
 async def of(request: Request, credential: Credential, workspace: Workspace) -> Block:
@@ -62,30 +63,30 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     return counted
 
 
-def proof_sentence(proof: Proof) -> str:
+def proof_pieces(proof: Proof) -> list[Piece]:
     """What the mail servers say about it."""
     if proof.total == 0:
-        return "Mail servers that read the store refuse it from now on."
+        return ["Mail servers refuse it from the next log-in on."]
+    servers = "mail server" if proof.total == 1 else "mail servers"
     if proof.waiting:
-        named = ", ".join(proof.waiting[:5])
-        return f"Stopped here, not yet confirmed by {len(proof.waiting)} of {proof.total} mail server processes: {named}."
-    first = f"{proof.first:%H:%M:%S}" if proof.first else ""
-    last = f"{proof.last:%H:%M:%S}" if proof.last else ""
-    since = first if first == last else f"{first}, the last since {last}"
-    return f"Refused by {proof.confirmed} of {proof.total} mail server processes since {since} UTC."
+        named = ", ".join(proof.waiting[:NAMED])
+        return [f"Stopped here, not yet confirmed by {len(proof.waiting)} of {proof.total} {servers}: {named}."]
+    refuse = "refuses" if proof.total == 1 else "refuse"
+    since: list[Piece] = [" since ", clock_time(proof.last)] if proof.last else []
+    return [f"Confirmed: {proof.confirmed} of {proof.total} {servers} {refuse} it", *since, "."]
 
 
 async def follow(request: Request, credential: Credential, what: What, view: Callable[[Block], dict[str, Any]]) -> None:
     """Keeps a result's modal up to date until every mail server process has confirmed it, for `FOLLOWED` seconds at most."""
     services = request.services
-    shown = ""
+    shown: list[Piece] = []
     deadline = asyncio.get_running_loop().time() + FOLLOWED
     while True:
         proof = await services.db.read(mail_servers.proof, credential.username, what)
-        sentence = proof_sentence(proof)
-        if sentence != shown:
-            shown = sentence
-            if not await request.show_result(view(foot(sentence))):
+        said = proof_pieces(proof)
+        if said != shown:
+            shown = said
+            if not await request.show_result(view(line(*said))):
                 return  # the person closed it
         if not proof.waiting or asyncio.get_running_loop().time() > deadline:
             return

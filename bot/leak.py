@@ -1,31 +1,40 @@
 """A password of ours in a message: the shortcut that finds and revokes it, and the watch that notices it by itself.
 
-What the message says is looked at in memory, and neither logged nor stored nor repeated.
+What the message says is looked at in memory, and neither logged nor stored nor repeated. Those who can revoke it are told by errands
+(`alarm.py`), whoever uses the shortcut: somebody without a role reads the same answer whether or not it is one of ours.
 """
 
+import asyncio
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.response import BoltResponse
 
-from bot import blocks, revoke
-from bot.blocks import Block, Piece, actions, bold, button, code, line, principal
-from bot.codec import OnCredential
-from bot.delete import OPEN_DELETE
-from bot.door import Door, Request, describe, later, notice
+from bot import revoke, texts
+from bot.blocks import line
+from bot.door import EVERYWHERE, Door, Request, describe, later, notice
+from bot.revoke import Targets
 from bot.services import Services, new_reference
 from bot.slack import Ok
-from storage import access, leaks, seen, workspaces
-from storage.access import Action, Actor
-from storage.audit import Origin, Surface, What, record
-from storage.leaks import Standing
-from storage.models import Credential, Workspace
-from storage.typed import Typed, read
+from storage import leaks
+from storage.access import Actor
+from storage.audit import Origin, Surface
+from storage.database import OutcomeUnknown, Unavailable
+from storage.leaks import Gone, Resolver, Standing
+from storage.models import Credential, State
+from storage.passwords import Parsed
+from storage.refusals import TooManyReports
+from storage.typed import read
 
 SHORTCUT = "revoke_leaked"
-RESOLVED = 20  # passwords of one message that are looked up
+TITLE = "Revoke leaked credential"
+WAITING_MAX = 100  # messages that the watch has not looked at
+WAITING_EACH = 10  # of one author
+REPORTED = "If this is one of ours, the people who can revoke it now know. Please delete the message if it is yours."
 
 log = structlog.get_logger(__name__)
 
@@ -33,35 +42,58 @@ log = structlog.get_logger(__name__)
 def register(app: AsyncApp, door: Door, services: Services) -> None:
     app.shortcut(SHORTCUT)(door.work(used))
     if services.settings.bot_leak_watch:
-        app.event("message")(watch(services))
+        app.event("message")(Watch(services).heard)
 
 
+# --- the shortcut ---
 async def used(request: Request) -> None:
     """Opens at once, because a trigger lives three seconds; then looks."""
-    opened = await request.open(notice([line("Looking for SMTP usernames and passwords of ours…")], "Revoke leaked credential"))
+    opened = await request.open(notice([line("Looking for SMTP usernames and passwords of ours…")], TITLE))
     request.view = {"id": opened.id, "hash": opened.hash, "type": "modal"}
     found = read("\n".join(strings(request.body.get("message") or {})))
-    usernames = list(found.usernames)
-    dead = 0
-    for credential, standing in await resolved(request.services, found):
-        if standing is Standing.DEAD:
-            dead += 1
-        elif credential.username not in usernames:
-            usernames.append(credential.username)
-    if not usernames:
-        said = "I couldn't find an SMTP username or password of ours in that message."
-        if dead:
-            said = "The password in that message no longer works, or never did. There is nothing to revoke."
-        view = revoke.ask_modal(said, leaked=True)
+    if not found.usernames and not found.passwords:
+        view = revoke.ask_modal("I couldn't find an SMTP username or password of ours in that message.", leaked=True)
     else:
-        targets = await revoke.look_up(request, usernames)
-        more = []
-        if targets.refused and not targets.found:
-            await report(request, targets.refused)
-            more = [line("You can't revoke credentials yourself, so I've told the people who can. You don't need to do anything else.")]
-        view = revoke.revoke_modal(request, targets, leaked=True, more=more)
+        resolved = await request.services.resolver.resolve(found.passwords)
+        view = await _view(request, found.usernames, resolved)
     if not isinstance(await request.services.slack.update_view(opened.id or "", view), Ok):
         await request.show(view["blocks"])
+
+
+async def _view(request: Request, written: list[str], resolved: list[tuple[Credential, Standing]]) -> dict[str, Any]:
+    """What the person can do about these usernames, and the credentials of these passwords; what they cannot is reported."""
+    targets = await revoke.look_up(request, list(dict.fromkeys([*written, *(one.username for one, _ in resolved)])))
+    # An old password alone is no reason to stop the credential that had it.
+    changed = {one.id for one, standing in resolved if standing is Standing.DEAD and one.username not in written}
+    more = []
+    if any(one.id in changed for one, _ in targets.found + targets.refused):
+        more.append(line("The password in that message was changed since, so it no longer works. Nothing left to do."))
+    targets.found[:] = [one for one in targets.found if one[0].id not in changed]
+    targets.refused[:] = [one for one in targets.refused if one[0].id not in changed]
+    nothing_known = not (targets.found or targets.deleted or more)
+    if targets.refused or targets.unknown or nothing_known:
+        standings: dict[str, Standing] = {one.id: standing for one, standing in resolved if standing is not Standing.DEAD}
+        try:
+            await _report(request, targets, standings, changed)
+        except TooManyReports as refusal:
+            more.append(line(*texts.sentence(refusal, request.services.command)))
+        else:
+            if targets.refused:
+                more.append(line("I've told the people who can revoke it. Please delete the message if it is yours."))
+            if targets.unknown or (nothing_known and not targets.refused):
+                more.append(line(REPORTED))
+    return revoke.revoke_modal(request, targets, leaked=True, more=more)
+
+
+async def _report(request: Request, targets: Targets, standings: dict[str, Standing], changed: set[str]) -> None:
+    """Raises TooManyReports."""
+    origin = request.origin(await request.actor(EVERYWHERE))
+    origin = replace(origin, channel=request.channel, source=(request.body.get("message") or {}).get("ts"))
+    alive = [one for one in [*(one for one, _ in targets.refused), *targets.hidden] if one.state in (State.ACTIVE, State.SUSPENDED)]
+    reported = [one for one in alive if one.id not in changed]
+    leaked = [(one.id, standings.get(one.id, Standing.UNKNOWN)) for one in reported]
+    others: list[str | None] = [one for one in targets.unknown if one not in [known.username for known in reported]]
+    await request.services.db.change(leaks.report, origin, leaked, others or ([] if leaked else [None]))
 
 
 def strings(node: Any, depth: int = 0) -> Iterator[str]:
@@ -73,78 +105,99 @@ def strings(node: Any, depth: int = 0) -> Iterator[str]:
             yield from strings(part, depth + 1)
 
 
-async def resolved(services: Services, found: Typed) -> list[tuple[Credential, Standing]]:
-    """The credentials of the passwords that were found."""
-    known = [await leaks.resolve(services.db, services.hasher, parsed) for parsed in found.passwords[:RESOLVED]]
-    return [one for one in known if one]
+# --- the watch ---
+@dataclass(frozen=True)
+class Heard:
+    """A message that is to be looked at: who wrote it (of an app, its `B…`), where, and the passwords that may be ours."""
+
+    author: str
+    team: str
+    channel: str
+    ts: str
+    passwords: list[Parsed]
 
 
-async def report(request: Request, refused: list[tuple[Credential, Workspace]]) -> None:
-    """Tells those who can revoke where the message is."""
-    services = request.services
-    where: list[Piece] = ["a message"]
-    ts = (request.body.get("message") or {}).get("ts", "")
-    match await services.slack.permalink(request.channel or "", ts):
-        case Ok(link):
-            where = [{"type": "link", "url": link, "text": "this message"}]
-    for credential, workspace in refused:
-        said: list[Piece] = [principal(request.user), " reported a leaked SMTP credential in ", *where, ": ", bold(credential.name)]
-        await alarm(services, credential, workspace, [*said, " (", code(credential.username), ")."])
+class Watch:
+    """Looks at messages one after the other, however many come, so that nothing else waits for its Argon2 (BOT_LEAK_WATCH)."""
 
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._resolver = Resolver(services.db, services.hasher)
+        self._waiting: deque[Heard] = deque()
+        self._authors: Counter[str] = Counter()
+        self._looking = False
 
-async def alarm(services: Services, credential: Credential, workspace: Workspace, said: list[Piece]) -> None:
-    """A message with a button, to the workspace's channels, naming those who may press it."""
-    who = await services.db.read(access.principals, services.team, workspace, Action.DELETE)
-    value = OnCredential(credential=credential.id).encode()
-    rows: list[Block] = [line(*said), actions(button("Revoke…", OPEN_DELETE, value, style="danger"))]
-    if who:
-        rows.insert(1, line("Can revoke it: ", *blocks.people(who)))
-    message = {"text": "A leaked SMTP credential was reported.", "blocks": rows}
-    for mapping in await services.db.read(workspaces.channels_of, workspace.id):
-        if not mapping.paused:
-            await services.slack.post_message(mapping.channel_id, message)
-
-
-def watch(services: Services) -> Any:
-    """The listener for messages, when BOT_LEAK_WATCH is on."""
-
-    async def heard(event: dict[str, Any]) -> BoltResponse | None:
-        if event.get("bot_id") or event.get("subtype") in ("message_deleted", "bot_message"):
+    async def heard(self, event: dict[str, Any], body: dict[str, Any]) -> BoltResponse | None:
+        """The listener. What cannot be looked at now Slack sends again."""
+        message = event.get("message") or event
+        author, channel, ts = message.get("bot_id") or message.get("user"), event.get("channel"), message.get("ts")
+        if is_ours(message, body.get("api_app_id")):
             return None
-        if services.work.full:
+        if event.get("subtype") == "message_deleted" or message.get("subtype") == "tombstone":
+            ts = event.get("deleted_ts") or ts
+            if channel and ts:
+                self._services.work.begin(self._gone(channel, ts, Gone.DELETED))
+            return None
+        if not (author and channel and ts):
+            return None
+        found = read("\n".join(strings(message))).passwords
+        if not found:
+            if event.get("subtype") == "message_changed":
+                self._services.work.begin(self._gone(channel, ts, Gone.EDITED))
+            return None
+        if self._services.work.full or len(self._waiting) >= WAITING_MAX or self._authors[author] >= WAITING_EACH:
+            log.warning("leak watch is behind", waiting=len(self._waiting))
             return later()
-        services.work.begin(noticed(services, event))
+        self._services.work.begin(self._look(Heard(author, message.get("user_team") or self._services.team, channel, ts, found)))
         return None
 
-    return heard
+    async def _look(self, heard: Heard) -> None:
+        self._waiting.append(heard)
+        self._authors[heard.author] += 1
+        if self._looking:
+            return
+        self._looking = True
+        try:
+            while self._waiting:
+                one = self._waiting.popleft()
+                try:
+                    await self._again_and_again(one)
+                finally:
+                    self._authors -= Counter([one.author])
+        finally:
+            self._looking = False
+
+    async def _again_and_again(self, heard: Heard) -> None:
+        """A database that is away for a while loses no leak."""
+        for wait in self._services.limits.looked_up_after:
+            await asyncio.sleep(wait)
+            try:
+                await self._notice(heard)
+                return
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("leak watch waits for the database", error=describe(error))
+            except Exception as error:
+                log.error("leak watch failed", error=describe(error))
+                return
+        log.error("leak watch gave a message up", channel=heard.channel)
+
+    async def _notice(self, heard: Heard) -> None:
+        origin = Origin(Actor(heard.author, heard.team), Surface.EVENT, new_reference(), heard.channel, heard.ts)
+        for credential, standing in await self._resolver.resolve(heard.passwords):
+            if standing is not Standing.DEAD:
+                await self._services.db.change(leaks.notice, origin, credential.id, standing)
+
+    async def _gone(self, channel: str, ts: str, how: Gone) -> None:
+        # Slack does not say who deleted it.
+        origin = Origin(Actor("slack", self._services.team), Surface.EVENT, new_reference(), channel, ts)
+        try:
+            leaked = await self._services.db.read(leaks.leaked_in, channel, ts)
+            if leaked:
+                await self._services.db.change(leaks.gone, origin, sorted(leaked), how)
+        except Exception as error:
+            log.error("leak watch failed", error=describe(error))
 
 
-async def noticed(services: Services, event: dict[str, Any]) -> None:
-    """Tells the author and the responders about a live password in a message, or in what it was changed to."""
-    message = event.get("message") or event
-    author, channel = message.get("user"), event.get("channel")
-    if not author or not channel or message.get("bot_id"):
-        return
-    try:
-        found = read("\n".join(strings(message)))
-        for credential, standing in await resolved(services, found):
-            if standing is Standing.DEAD:
-                continue
-            workspace = await services.db.read(workspaces.by_id, credential.workspace_id)
-            # Slack repeats events, and reports a message again when it unfurls a link in it.
-            if not await services.db.note(seen.first_time, f"leak {credential.id} {channel} {message.get('ts')}"):
-                continue
-            origin = Origin(Actor(author, services.team), Surface.EVENT, new_reference(), channel, message.get("ts"))
-            await services.db.change(record, What.LEAK, origin, workspace, credential)
-            said: list[Piece] = [
-                "Your message holds the password of the SMTP credential ",
-                bold(credential.name),
-                ". Delete the message. Those who can revoke it have been told.",
-            ]
-            warning = {"text": blocks.flat(said), "blocks": [line(*said)]}
-            if not isinstance(await services.slack.post_ephemeral(channel, author, warning), Ok):
-                await services.slack.post_message(author, warning)
-            told: list[Piece] = [principal(author), " posted the password of ", bold(credential.name), " (", code(credential.username)]
-            await alarm(services, credential, workspace, [*told, ") in ", blocks.channel(channel), ". Treat it as leaked."])
-    except Exception as error:
-        log.error("leak watch failed", error=describe(error))
+def is_ours(message: dict[str, Any], app: str | None) -> bool:
+    """Whether our own app wrote it."""
+    return app is not None and app in (message.get("app_id"), (message.get("bot_profile") or {}).get("app_id"))

@@ -38,6 +38,7 @@ SUMMARY = "Your list of SMTP credentials is ready."
 
 
 def register(app: AsyncApp, door: Door) -> None:
+    door.draw_list = draw_anew
     app.action(SHOW)(door.work(open_list))
     for action in (SORT, TURN, TURN_BACK):
         app.action(action)(door.work(turn))
@@ -80,14 +81,27 @@ def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Sh
 
 
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
+    await request.show(await _drawn(request, wanted), SUMMARY, replace)
+
+
+async def draw_anew(request: Request) -> None:
+    """Draws the list that the submitted modal was opened from, where the press that opened it can still be answered."""
+    shown = request.services.lists.find((request.view or {}).get("id", ""))
+    if shown is None:
+        return
+    again = Request(request.services, {**request.body, "view": None, "channel_id": shown.channel, "response_url": shown.response_url})
+    rows = await _drawn(again, InList.decode(shown.place))
+    await again.respond({"text": SUMMARY, "blocks": rows, "replace_original": True})
+
+
+async def _drawn(request: Request, wanted: InList) -> list[Block]:
     services = request.services
     workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
     actor = await request.actor(workspace, member=True)
     shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
-    rows = [row.draw(one, allowed, request.channel, now, unused_days) for one in shown.page.rows]
-    drawn = draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
-    await request.show(drawn, SUMMARY, replace)
+    rows = [row.draw(one, allowed, request.channel, now, unused_days, wanted.encode()) for one in shown.page.rows]
+    return draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
 
 
 def draw(

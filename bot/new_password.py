@@ -5,6 +5,7 @@ not surely, shown is made worthless. The response_url of the submission is the f
 `chat.postEphemeral` is the second.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +21,7 @@ from bot.delete import OPEN_DELETE
 from bot.door import Request, describe
 from bot.people import Presence
 from bot.settings import Settings
-from bot.slack import Away, Ok, Refused, Reply, Slack
+from bot.slack import Away, Ok, Ready, Refused, Reply, Slack
 from bot.texts import NotInChannel
 from storage import passwords
 from storage.database import OutcomeUnknown, Unavailable
@@ -69,8 +70,10 @@ async def give(request: Request, new: NewPassword) -> tuple[Outcome, str]:
     outcome, cause = Outcome.REFUSED, "failed"
     try:
         password = passwords.generate(new.credential.id, new.style)
-        password_hash = await services.hasher.hash(password)
-        outcome, cause = await hand_over(services.slack, new.response_url, new.channel, request.user, new.message(password))
+        hashing = asyncio.ensure_future(services.hasher.hash(password))
+        message = new.message(password)
+        outcome, cause = await hand_over(services.slack, new.response_url, new.channel, request.user, message, hashing)
+        password_hash = await hashing
         if outcome is Outcome.DELIVERED:
             outcome = Outcome.UNCLEAR  # until it counts, a password that was shown does not work
             await _accept(new, password_hash, passwords.tag(password) or 0)
@@ -97,12 +100,19 @@ async def _accept(new: NewPassword, password_hash: str, tag: int) -> None:
 
 
 async def hand_over(
-    slack: Slack, response_url: str | None, channel: str, user: str, message: Mapping[str, Any], limit: float = HAND_OVER_LIMIT
+    slack: Slack,
+    response_url: str | None,
+    channel: str,
+    user: str,
+    message: Mapping[str, Any],
+    ready: Ready,
+    limit: float = HAND_OVER_LIMIT,
 ) -> tuple[Outcome, str]:
     """Shows the message to `user` alone, in `channel`.
 
     Args:
         message: `text` and `blocks`.
+        ready: sent when this is done; until then only the connection is opened.
         limit: seconds for each of the two ways.
 
     Returns:
@@ -111,10 +121,10 @@ async def hand_over(
     outcome, cause = Outcome.REFUSED, "no_response_url"
     if response_url:
         body = {**message, "response_type": "ephemeral", "replace_original": False}
-        outcome, cause = _became(await slack.respond(response_url, body, limit, fresh=True))
+        outcome, cause = _became(await slack.respond(response_url, body, limit, ready))
         handovers.labels("response_url", outcome).inc()
     if outcome is Outcome.REFUSED:
-        outcome, cause = _became(await slack.post_ephemeral(channel, user, message, limit, fresh=True))
+        outcome, cause = _became(await slack.post_ephemeral(channel, user, message, limit, ready))
         handovers.labels("chat.postEphemeral", outcome).inc()
     return outcome, cause
 

@@ -8,9 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from bot import texts
-from bot.blocks import Block, Piece, bold, code, flat_blocks, foot, line, lines, principal, when
+from bot.blocks import Block, Piece, actions, bold, button, code, flat_blocks, foot, line, lines, principal, when
+from bot.codec import OnCredential
 from bot.new_password import what_to_do
+from bot.suspend import OPEN_RESUME
 from storage.audit import Surface, What
+from storage.credentials import Suspension
 from storage.lifecycle import has_expired
 from storage.models import AuditEvent, Credential, Workspace
 
@@ -43,13 +46,6 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
                 rows.append(line("The old password works until ", when(changed[0].previous_until), ". Enter the new one before."))
             else:
                 rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
-        case What.SUSPEND:
-            rows = [
-                line(by, " suspended ", *_named(changed[0], workspace)),
-                line("Apps using it can't send mail until a writer resumes it."),
-            ]
-            if changed[0].delete_at:
-                rows.append(line("It will be deleted unless somebody resumes it by ", when(changed[0].delete_at), "."))
         case What.RESUME:
             rows = [line(by, " resumed ", *_named(changed[0], workspace), " It works again with the same password.")]
         case What.SUSPEND_ALL:
@@ -69,6 +65,29 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
     if event.reason and event.surface != Surface.SWEEP:
         rows.append(line("Reason: ", event.reason))
     return rows
+
+
+def suspension(drawn: Suspension) -> list[Block]:
+    """What a channel reads of a suspension, and of what became of it."""
+    event, credential, last = drawn.event, drawn.credential, drawn.last
+    rows = [line(principal(event.user_id), " suspended ", *_named(credential, drawn.workspace))]
+    if event.reason:
+        rows.append(line("Reason: ", event.reason))
+    if last is not None:
+        by, at = principal(last.user_id), when(last.at)
+        match What(last.action):
+            case What.RESUME:
+                return [*rows, line(by, " resumed it (", at, "): it works again with the same password.")]
+            case What.DELETE if last.surface == Surface.SWEEP:
+                return [*rows, line("It was deleted by itself (", at, ").")]
+            case What.DELETE:
+                return [*rows, line(by, " deleted it (", at, ").")]
+            case _:
+                rows.append(line("It was resumed meanwhile; ", by, " suspended it again (", at, ")."))
+    rows.append(line("Apps using it can't send mail until a writer resumes it."))
+    if credential.delete_at:
+        rows.append(line("It will be deleted unless somebody resumes it by ", when(credential.delete_at), "."))
+    return [*rows, actions(button("Resume…", OPEN_RESUME, OnCredential(credential=credential.id).encode()))]
 
 
 def _deleted(by: Piece, gone: Sequence[Credential], workspace: Workspace) -> list[Block]:
@@ -158,6 +177,13 @@ def reminder(credential: Credential, workspace: Workspace, now: datetime, comman
         line("Still needed? Choose ", bold("Extend…"), " in its row's menu: ", code(f"{command} list"), ", or in my Home tab."),
         line("If it isn't needed any more, delete it there."),
     ]
+
+
+def first_use(credential: Credential, remote: str | None) -> list[Block]:
+    """For whoever made it. `remote`: the address that it logged in from, where the mail server told it."""
+    whence: list[Piece] = [", from ", code(remote)] if remote else []
+    at: list[Piece] = [" (", when(credential.first_used_at), ")"] if credential.first_used_at else []
+    return [line(bold(credential.name), " logged in for the first time", *whence, *at, ".")]
 
 
 def revoked_all(workspace: Workspace, count: str) -> list[Block]:

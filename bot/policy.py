@@ -11,7 +11,8 @@ from bot import blocks, texts
 from bot.blocks import actions, bold, button, code, copyable, field, foot, line, lines, modal, option, plain
 from bot.codec import OnWorkspace
 from bot.door import Answer, Door, InputInvalid, Request, notice, update
-from bot.new_password import REMOVE_PASSWORD, Outcome, hand_over
+from bot.new_password import HAND_OVER_LIMIT, REMOVE_PASSWORD
+from bot.slack import Ok
 from bot.webhook import check_literal
 from storage import policy, workspaces
 from storage.access import Action
@@ -84,8 +85,8 @@ def _save(tx: Transaction, origin: Origin, workspace_id: int, wanted: Policy, ur
 async def show_secret(request: Request, origin: Origin, workspace: Workspace, secret: str) -> None:
     """Shows it to the admin alone, or takes the webhook away."""
     services = request.services
-    outcome, _ = await hand_over(services.slack, None, request.channel or request.user, request.user, secret_message(workspace, secret))
-    if outcome is not Outcome.DELIVERED:
+    message = secret_message(workspace, secret)
+    if not isinstance(await services.slack.post_ephemeral(request.channel or "", request.user, message, HAND_OVER_LIMIT), Ok):
         await services.db.change(policy.set_webhook, origin, workspace.id, None)
         said = "I couldn't show you the webhook's secret, so I removed the webhook. The other settings are saved. Try again."
         await request.show_result(notice([line(said)], "Webhook removed"))

@@ -5,16 +5,19 @@ the modal says of each what became of it. `workspace:SLUG` stops everything of a
 """
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, impact, texts
-from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, bold, code, line, modal, option, plain, principal, when
-from bot.codec import OnMany, OnSlug
+from bot import blocks, impact, suspend, texts
+from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, actions, bold, code, line, modal, option, plain, principal, when
+from bot.codec import OnCredential, OnMany, OnSlug
 from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
 from bot.reason import asked_for, given_reason, reason_field
+from bot.target import allowed
 from storage import access, credentials, listing, mail_servers, workspaces
 from storage.access import Action, Actor
 from storage.audit import What, record_refusal
@@ -26,11 +29,14 @@ from storage.refusals import NoSuchCredential, NotAllowed, NotSuspended, PersonB
 from storage.typed import read
 
 REVOKE = "revoke_credentials"
+LEAK_SUSPEND = "leak_suspend"
+LEAK_UNDO = "leak_undo"
 ASK = "ask_username"
 WHOLE = "revoke_workspace"
 RESUME_WHOLE = "resume_workspace"
 WHOLE_PREFIX = "workspace:"
 MOST = 50
+FEW = 20  # in one modal that leave room for buttons beside each
 COUNTED_EVERY = 1.0  # seconds
 SUSPEND_ALL = option("Suspend all", "suspend", "Reversible: they can be resumed with the same passwords.")
 REVOKE_ALL = option("Revoke all", "revoke", "Deletes every one of them. This can't be undone.")
@@ -45,11 +51,18 @@ class Targets:
     deleted: list[Credential]
     refused: list[tuple[Credential, Workspace]]
     unknown: list[str]
+    """Those that do not exist, or that the person may not know of."""
     traffic: dict[str, mail_servers.Traffic]
+    hidden: list[Credential] = field(default_factory=list)
+    """Of the unknown ones those that exist. Never shown."""
+    resumable: set[str] = field(default_factory=set)
+    """The ids of the found ones that the person may resume."""
 
 
 def register(app: AsyncApp, door: Door) -> None:
     app.view(REVOKE)(door.submission(submit))
+    app.action(LEAK_SUSPEND)(door.work(suspend_in_modal))
+    app.action(LEAK_UNDO)(door.work(undo_in_modal))
     app.view(ASK)(door.submission(submit_ask))
     app.view(WHOLE)(door.submission(submit_whole))
     app.view(RESUME_WHOLE)(door.submission(submit_resume_all))
@@ -114,14 +127,48 @@ def _targets(tx: Transaction, actor: Actor, usernames: list[str]) -> tuple[Targe
             denials.append((denied, username))
         if denied is not None and denied.role is None:
             targets.unknown.append(username)
+            targets.hidden.append(credential)
         elif credential.state == State.DELETED:
             targets.deleted.append(credential)
         elif denied is None:
             targets.found.append((credential, workspace))
+            if Action.CREATE in access.allowed(access.rights(tx, actor, workspace)):
+                targets.resumable.add(credential.id)
         else:
             targets.refused.append((credential, workspace))
     targets.traffic.update(mail_servers.traffic(tx, [one.id for one, _ in targets.found]))
     return targets, denials
+
+
+async def open_leaked(request: Request, credential_id: str) -> None:
+    """From an alarm. Raises NoSuchCredential, AlreadyDeleted, NotAllowed, RoleUnknown, PersonBarred, TriggerExpired."""
+    credential, _ = await allowed(request, credential_id, Action.DELETE, What.DELETE)
+    if credential.state == State.DELETED:
+        raise credentials.already_deleted(credential)
+    await request.open(revoke_modal(request, await look_up(request, [credential.username]), leaked=True))
+
+
+async def suspend_in_modal(request: Request) -> None:
+    await _press(request, suspend.suspend_now)
+
+
+async def undo_in_modal(request: Request) -> None:
+    await _press(request, suspend.undo)
+
+
+async def _press(request: Request, act: Callable[[Request, str], Awaitable[None]]) -> None:
+    """One press beside one of the credentials in the modal of a leak; then the modal shows them all as they are."""
+    token = OnMany.decode(request.metadata)
+    request.channel = token.channel
+    with contextlib.suppress(*suspend.NOT_AS_SHOWN):
+        await act(request, OnCredential.decode(request.value).credential)
+    usernames = await request.services.db.read(_usernames, token.credentials)
+    view = revoke_modal(request, await look_up(request, usernames), token.leaked)
+    await request.services.slack.update_view((request.view or {})["id"], view)
+
+
+def _usernames(tx: Transaction, credential_ids: list[str]) -> list[str]:
+    return [credentials.get(tx, one)[0].username for one in credential_ids]
 
 
 async def submit(request: Request) -> Answer:
@@ -159,18 +206,21 @@ def revoked_view(revoked: Revoked, leaked: bool, command: str, proof: Block | No
 
 
 def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more: list[Block] | None = None) -> dict[str, Any]:
-    """One modal for all of them; without one that can be revoked, it only says so."""
+    """One modal for all of them; without one that can be revoked, it only says so. `more`: said first."""
     services = request.services
     now = services.db.clock()
     rows: list[Block] = list(more or [])
+    few = len(targets.found) <= FEW
     if targets.found:
         rows.append(line(bold("Apps that use them stop sending mail right away. This can't be undone.")))
-    for credential, workspace in targets.found:
+    for number, (credential, workspace) in enumerate(targets.found):
+        rows += [DIVIDER] if number and few else []
         stops = impact.in_use(credential, targets.traffic[credential.id], now, services.settings.bot_unused_days)
         rows.append(impact.facts(credential, workspace, stops))
-    rows += [line(*texts.sentence(credentials.already_deleted(one), services.command)) for one in targets.deleted]
+        rows += _one_press(credential, credential.id in targets.resumable) if leaked and few else []
+    rows += [_already(one, leaked, services.command) for one in targets.deleted]
     rows += [line("You can't revoke ", code(one.username), " in ", bold(place.name), ".") for one, place in targets.refused]
-    if targets.unknown:
+    if targets.unknown and not leaked:
         pieces: list[Piece] = ["No credential that you can see is called "]
         for number, username in enumerate(targets.unknown):
             pieces += [", " if number else "", code(username)]
@@ -181,6 +231,25 @@ def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more:
     rows = [*rows[: VIEW_BLOCKS_MAX - 1], reason_field()]
     metadata = OnMany(credentials=[one.id for one, _ in targets.found], channel=request.channel, leaked=leaked).encode()
     return modal(title, rows, REVOKE, submit="Revoke", close="Keep them", metadata=metadata)
+
+
+def _one_press(credential: Credential, resumable: bool) -> list[Block]:
+    """Reversible beats certain at three in the morning."""
+    value = OnCredential(credential=credential.id).encode()
+    if credential.state == State.ACTIVE:
+        return [actions(suspend.buttons(LEAK_SUSPEND, LEAK_UNDO, value, suspended=False))]
+    if credential.state != State.SUSPENDED or credential.suspended_at is None:
+        return []
+    at = when(credential.suspended_at)
+    said = line(bold("Suspended"), " by ", principal(credential.suspended_by or ""), " (", at, "): mail servers refuse it.")
+    return [said, actions(suspend.buttons(LEAK_SUSPEND, LEAK_UNDO, value, suspended=True))] if resumable else [said]
+
+
+def _already(credential: Credential, leaked: bool, command: str) -> Block:
+    if not leaked:
+        return line(*texts.sentence(credentials.already_deleted(credential), command))
+    at: list[Piece] = [" (", when(credential.deleted_at), ")"] if credential.deleted_at else []
+    return line(bold(credential.name), ": already revoked by ", principal(credential.deleted_by or ""), *at, ". Nothing left to do.")
 
 
 def ask_modal(said: str | None, leaked: bool = False) -> dict[str, Any]:

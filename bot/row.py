@@ -9,6 +9,7 @@ from bot import delete, expiry, limits, owner, rotate, suspend
 from bot.blocks import Block, actions, bold, button, code, line, modal, mrkdwn, option, plain, principal_mrkdwn, when_mrkdwn
 from bot.codec import Does, InRow, OnCredential
 from bot.door import Door, Request
+from bot.services import ListMessage
 from storage import credentials
 from storage.access import TABLE, Action
 from storage.audit import What
@@ -17,6 +18,7 @@ from storage.models import Credential, State
 
 ROW_MENU = "row_menu"
 MENU_MAX = 5  # options of an overflow menu: docs.slack.dev, reference/block-kit/block-elements/overflow-menu-element
+BLOCK_ID_MAX = 255  # docs.slack.dev: reference/block-kit/blocks
 OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
     Does.ROTATE: rotate.open_modal,
     Does.END_OLD: rotate.open_end_old,
@@ -38,6 +40,9 @@ async def chosen(request: Request) -> None:
         await open_more(request, token.credential)
     else:
         await OPENS[token.does](request, token.credential)
+    _, _, place = str(request.action.get("block_id") or "").partition(" ")
+    if request.opened and request.response_url and request.channel and place:
+        request.services.lists.keep(request.opened, ListMessage(request.response_url, request.channel, place))
 
 
 async def open_more(request: Request, credential_id: str) -> None:
@@ -51,8 +56,11 @@ async def open_more(request: Request, credential_id: str) -> None:
     await request.open(modal("More", [about, *([actions(*offers)] if offers else [])]))
 
 
-def draw(credential: Credential, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int) -> Block:
-    """Args: allowed: what the reader may do; channel: where the list is shown; unused_days: without a log-in, after which it is marked."""
+def draw(
+    credential: Credential, allowed: frozenset[Action], channel: str | None, now: datetime, unused_days: int, place: str = ""
+) -> Block:
+    """Args: allowed: what the reader may do; channel: where the list is shown; unused_days: without a log-in, after which it is marked;
+    place: in the list, to draw it anew there."""
     created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
     if credential.owner not in (None, credential.created_by):
         created += f", belongs to {principal_mrkdwn(credential.owner or '')}"
@@ -67,6 +75,8 @@ def draw(credential: Credential, allowed: frozenset[Action], channel: str | None
         "text": plain(name),
         "fields": [mrkdwn(f"`{credential.username}`"), mrkdwn("\n".join(says))],
     }
+    if place:
+        made["block_id"] = f"{credential.id} {place}"[:BLOCK_ID_MAX]
     offers = menu(credential, allowed, now)
     if offers:
         options = [option(label, InRow(credential=credential.id, channel=channel, does=does).encode()) for does, label in offers.items()]

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ import structlog
 from aiohttp import ClientSession
 from starlette.applications import Starlette
 
-from bot import app, health, server, sweep, web
+from bot import app, health, past, server, sweep, web
 from bot.delivery import Work
 from bot.errands import Worker
 from bot.found import Desk
@@ -28,8 +29,10 @@ from bot.settings import Settings
 from bot.slack import Away, Installation, Ok, Refused, Reply, Slack
 from bot.socket_mode import SocketMode, pauses
 from storage import workspaces
-from storage.database import Clock, Database, Schema, Unavailable, utc_now
+from storage.database import Clock, Database, Schema, StaleWal, Unavailable, utc_now
+from storage.journal import Journal
 from storage.passwords import Hasher
+from storage.past import Past
 
 CLOSE_TIMEOUT = 5.0  # seconds that it may take to close what is left then
 DEFAULT_PORT = 3000
@@ -66,7 +69,7 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
 
     Raises:
         NotYet: no connection.
-        StartError: no folder, or a schema of another release.
+        StartError: no folder, a schema of another release, or a restored SQLite file beside an old `-wal`.
     """
     db = Database(settings.database_url.get_secret_value(), clock)
     if db.sqlite and not Path(db.url.database or "").parent.is_dir():
@@ -76,6 +79,9 @@ async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
         if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
             await db.upgrade()
             schema = Schema.CURRENT
+    except StaleWal as error:
+        await db.close()
+        raise StartError(str(error)) from None
     except Exception as error:
         await db.close()
         raise NotYet(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None
@@ -121,6 +127,7 @@ class Bot:
         self._socket: SocketMode | None = None
         self.services: Services
         self.errands: Worker
+        self.past: Past | None = None
         self.port: int | None = None
         """Where HTTP listens."""
         self.metrics_port: int | None = None
@@ -144,12 +151,15 @@ class Bot:
             if self._found is not None:
                 self._found.services = self.services
             self.errands = Worker(self.services)
+            self.past = following = Past(db, Journal(settings.journal), f"bot on {socket.gethostname()}")
+            self._stack.callback(following.close)
             bolt = app.build(self.services, me.bot_id, me.bot_user)
             if settings.mode == "socket":
                 await self._open_socket(bolt, db)
             else:
                 self._gate.guard = web.Guard(bolt, db, self.settings.signing_secrets, lambda: self._clock().timestamp())
-            for forever in (sweep.forever(self.services), self.errands.forever()):
+            watching = past.watch(self.services)
+            for forever in (sweep.forever(self.services), self.errands.forever(), following.forever(), watching):
                 self._stack.push_async_callback(_end, asyncio.create_task(forever))
         except BaseException:
             await self._stack.aclose()
@@ -171,7 +181,7 @@ class Bot:
 
     def _listen(self) -> None:
         settings = self.settings
-        operators = web.for_operators(self._health.problem)
+        operators = web.for_operators(self._health.problem, lambda: self.past.remark if self.past else None)
         try:
             host, port = self._metrics or METRICS_LISTEN
             self.metrics_port = self._serve(operators, "METRICS_LISTEN", host, port, METRICS_CONNECTIONS).port
@@ -215,7 +225,7 @@ class Bot:
         await self._insist(remember)
         hasher = Hasher(settings.argon2_memory_kib, settings.argon2_time_cost, settings.argon2_parallelism)
         self._stack.callback(hasher.close)
-        people = People(slack, me.team_id, settings.bot_owners, settings.bot_allow_guests, self._monotonic)
+        people = People(slack, me.team_id, settings.bot_owners, settings.bot_allow_guests, self._monotonic, limits.question)
         if not settings.bot_owners:
             log.warning("BOT_OWNERS is empty: nobody can make workspaces or give the first roles from Slack")
         self.services = Services(settings, db, hasher, slack, people, me.team_id, Work(limits.places, limits.waiting), limits)

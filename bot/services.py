@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from ssl import SSLContext
 
 from bot.delivery import PLACES, WAITING_MAX, Work
-from bot.people import People
+from bot.people import ASK_LIMIT, People
 from bot.settings import Settings
 from bot.slack import LOOKS, Slack
 from storage.database import Database
+from storage.leaks import Resolver
 from storage.passwords import CROCKFORD, Hasher
 
 
@@ -18,6 +19,8 @@ class Limits:
 
     acknowledge: float = 2.5
     """Until a modal's submission is answered, inside Slack's 3."""
+    question: float = ASK_LIMIT
+    """For one question to Slack about a person, a user group or a channel."""
     work: float = 60.0
     """For all that follows an acknowledgement."""
     request: float = 5.0
@@ -45,6 +48,32 @@ class Limits:
 USUAL = Limits()
 
 
+@dataclass(frozen=True)
+class ListMessage:
+    """A list that somebody has before them, where a press in it brought a way to draw it anew."""
+
+    response_url: str = field(repr=False)
+    channel: str
+    place: str
+    """How it is sorted and filtered, and where its page begins (`codec.InList`)."""
+
+
+class Lists:
+    """The lists that modals were opened from, by view id. A response_url is kept in memory only: where it is lost, the next press draws."""
+
+    def __init__(self, most: int = 500) -> None:
+        self._most = most
+        self._kept: dict[str, ListMessage] = {}
+
+    def keep(self, view_id: str, shown: ListMessage) -> None:
+        self._kept[view_id] = shown
+        while len(self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+
+    def find(self, view_id: str) -> ListMessage | None:
+        return self._kept.get(view_id)
+
+
 @dataclass
 class Services:
     settings: Settings
@@ -58,6 +87,12 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     trust: SSLContext | None = None
     """Whose certificates count for webhooks; None: those that the system trusts."""
+    lists: Lists = field(default_factory=Lists)
+    resolver: Resolver = field(init=False)
+    """Whose passwords people paste."""
+
+    def __post_init__(self) -> None:
+        self.resolver = Resolver(self.db, self.hasher)
 
     @property
     def command(self) -> str:

@@ -13,7 +13,7 @@ Web API: https://docs.slack.dev/apis/web-api
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
@@ -60,6 +60,7 @@ log = structlog.get_logger(__name__)
 calls = Counter("smtp_bot_slack_calls_total", "Calls of Slack", ["method", "outcome"])
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Ready = asyncio.Future[Any]
 
 
 @dataclass(frozen=True)
@@ -350,21 +351,27 @@ class Slack:
         return await self._tell("chat.update", asked, _nothing, limit, repeatable=True)
 
     async def post_ephemeral(
-        self, channel: str, user: str, message: Mapping[str, Any], limit: float = CALL_LIMIT, fresh: bool = False
+        self, channel: str, user: str, message: Mapping[str, Any], limit: float = CALL_LIMIT, ready: Ready | None = None
     ) -> Reply[None]:
-        """Ok means that Slack accepted it, not that it was seen. `fresh`: on a connection of its own."""
-        asked = {"channel": channel, "user": user, **message}
-        return await self._tell("chat.postEphemeral", asked, _nothing, limit, fresh=fresh)
+        """Ok means that Slack accepted it, not that it was seen.
 
-    async def respond(self, response_url: str, body: Mapping[str, Any], limit: float = CALL_LIMIT, fresh: bool = False) -> Reply[None]:
-        """Posts to a response_url. Refused with `foreign_url` when it is not one of Slack's.
+        Args:
+            ready: for a password. The call has a connection of its own, which is opened at once; the message is sent when this is done.
+        """
+        asked = {"channel": channel, "user": user, **message}
+        return await self._tell("chat.postEphemeral", asked, _nothing, limit, ready=ready)
+
+    async def respond(
+        self, response_url: str, body: Mapping[str, Any], limit: float = CALL_LIMIT, ready: Ready | None = None
+    ) -> Reply[None]:
+        """Posts to a response_url. Refused with `foreign_url` when it is not one of Slack's. `ready`: see `post_ephemeral`.
 
         https://docs.slack.dev/interactivity/handling-user-interaction#message_responses
         """
         if not self.is_slacks(response_url):
             log.warning("a response_url that is not Slack's was not used")
             return Refused("foreign_url")
-        reply = await self._send("response_url", response_url, {}, json.dumps(body), limit, plain=True, fresh=fresh)
+        reply = await self._send("response_url", response_url, {}, json.dumps(body), limit, plain=True, ready=ready)
         return Ok(None) if isinstance(reply, Ok) else reply
 
     def is_slacks(self, address: str) -> bool:
@@ -443,10 +450,10 @@ class Slack:
         read: Callable[[Fields], T],
         limit: float,
         repeatable: bool = False,
-        fresh: bool = False,
+        ready: Ready | None = None,
     ) -> Reply[T]:
         headers = {"Authorization": f"Bearer {self._token}"}
-        sent = self._send(method, self._api_url + method, headers, json.dumps(arguments), limit, repeatable=repeatable, fresh=fresh)
+        sent = self._send(method, self._api_url + method, headers, json.dumps(arguments), limit, repeatable=repeatable, ready=ready)
         return _read(await sent, read)
 
     async def _pages(self, method: str, arguments: Mapping[str, Any], read: Callable[[Fields], list[T]], limit: float) -> Reply[list[T]]:
@@ -479,17 +486,17 @@ class Slack:
         limit: float,
         repeatable: bool = False,
         plain: bool = False,
-        fresh: bool = False,
+        ready: Ready | None = None,
     ) -> Reply[Fields]:
         reply: Reply[Fields] = Away("busy", unclear=False)
         perhaps = False
-        session = self._fresh if fresh else self._kept
+        session = self._kept if ready is None else self._fresh
         headers = {"Content-Type": "application/json; charset=utf-8", **headers}
         try:
             async with outside(), asyncio.timeout(limit), self._slots:
                 for attempt in range(TRIES):
                     reply = Away("timeout", unclear=True)
-                    reply, wait = await _exchange(session, url, headers, body.encode(), plain, limit / 2)
+                    reply, wait = await _exchange(session, url, headers, body.encode(), plain, limit / 2, ready)
                     if isinstance(reply, Away) and reply.unclear:
                         perhaps = True
                         wait = 0.0 if repeatable else None
@@ -511,13 +518,38 @@ class Slack:
         return reply
 
 
+class _NotReady(Exception):
+    """What the body waited for failed; none of it was sent."""
+
+
 async def _exchange(
-    session: ClientSession, url: str, headers: Mapping[str, str], body: bytes, plain: bool, connect_limit: float
+    session: ClientSession,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    plain: bool,
+    connect_limit: float,
+    ready: Ready | None,
 ) -> tuple[Reply[Fields], float | None]:
     """One request. What it may wait for is its answer; to connect it has `connect_limit` seconds, because until then nothing was sent."""
     timeout = ClientTimeout(total=None, connect=connect_limit)
+    failed = False
+
+    async def when_ready() -> AsyncIterator[bytes]:
+        nonlocal failed
+        if ready is not None:
+            try:
+                await asyncio.shield(ready)
+            except Exception:
+                failed = True
+                raise _NotReady from None
+        yield body
+
+    data: bytes | AsyncIterator[bytes] = body
+    if ready is not None:
+        data, headers = when_ready(), {**headers, "Content-Length": str(len(body))}
     try:
-        async with session.post(URL(url), data=body, headers=headers, allow_redirects=False, timeout=timeout) as answer:
+        async with session.post(URL(url), data=data, headers=headers, allow_redirects=False, timeout=timeout) as answer:
             received = bytearray()
             async for chunk in answer.content.iter_any():
                 received += chunk
@@ -528,7 +560,10 @@ async def _exchange(
         return Away("unreachable", unclear=False), None
     except (ClientConnectorError, ClientHttpProxyError):
         return Away("unreachable", unclear=False), 0.0
-    except Exception as error:  # the client, its parsers and the network raise of many kinds; none of them says that nothing was done
+    except Exception as error:
+        if failed:
+            return Away("not_ready", unclear=False), None
+        # The client, its parsers and the network raise of many kinds; none of them says that nothing was done.
         return Away(type(error).__name__, unclear=True), None
 
 

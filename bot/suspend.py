@@ -1,5 +1,8 @@
 """Suspending, when you are not sure yet: mail servers refuse the credential until somebody resumes it.
 
+**Suspend now** and **Undo** are one press each, without a modal: in an alarm (`alarm.py`), in `whois.py`, in the modal of a leak
+(`revoke.py`).
+
 `/smtp suspend X`, `/smtp resume X` or a row's menu opens the modal, which tells what will stop. A suspended credential can be left to
 delete itself after a day or a week; whoever resumes it before calls that off.
 """
@@ -10,17 +13,17 @@ from typing import Any
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import blocks, impact
-from bot.blocks import Block, Piece, bold, code, field, line, modal, option, principal, when
+from bot.blocks import Block, Piece, bold, button, code, field, line, modal, option, principal, when
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
 from bot.reason import asked_for, given_reason, reason_field
 from bot.target import Purpose, allowed, pressed, submitted
-from storage import lifecycle
+from storage import credentials, lifecycle
 from storage.access import Action
-from storage.audit import What
+from storage.audit import Origin, What
 from storage.models import Credential, State, Workspace
-from storage.refusals import NotSuspended
+from storage.refusals import AlreadyDeleted, IsSuspended, NotSuspended
 
 OPEN_SUSPEND = "open_suspend"
 SUSPEND = "suspend_credential"
@@ -78,6 +81,35 @@ async def submit_resume(request: Request) -> Answer:
     return Answer(update(resumed_view(credential, request.services.db.clock())))
 
 
+# --- one press ---
+NOT_AS_SHOWN = (AlreadyDeleted, IsSuspended, NotSuspended)
+"""What the person pressed was no longer so: what they look at is drawn anew."""
+
+
+async def suspend_now(request: Request, credential_id: str) -> None:
+    """Raises NoSuchCredential, AlreadyDeleted, IsSuspended, NotAllowed, RoleUnknown, PersonBarred."""
+    await request.services.db.change(lifecycle.suspend, await _presser(request, credential_id), credential_id, at_once=True)
+
+
+async def undo(request: Request, credential_id: str) -> None:
+    """Takes what resuming takes. Raises NoSuchCredential, AlreadyDeleted, NotSuspended, NotAllowed, RoleUnknown, PersonBarred."""
+    await request.services.db.change(lifecycle.resume, await _presser(request, credential_id), credential_id)
+
+
+async def _presser(request: Request, credential_id: str) -> Origin:
+    _, workspace = await request.services.db.read(credentials.get, credential_id)
+    return request.origin(await request.actor(workspace))
+
+
+def buttons(suspend: str, undo: str, value: str, suspended: bool) -> Block:
+    """**Suspend now** or **Undo**, with the action id of the place that it stands in."""
+    if not suspended:
+        return button("Suspend now", suspend, value, style="primary")
+    warning = "The same password works again. If it leaked, revoke it instead."
+    sure = blocks.confirm("Let it work again?", warning, "Resume", "Cancel", style=None)
+    return button("Undo", undo, value, confirm=sure)
+
+
 SUSPENDING = Purpose(Action.DELETE, What.SUSPEND, open_modal, OPEN_SUSPEND, "Suspend…")
 RESUMING = Purpose(Action.CREATE, What.RESUME, open_resume, OPEN_RESUME, "Resume…")
 
@@ -106,21 +138,21 @@ def suspended_view(credential: Credential, proof: Block | None = None) -> dict[s
         line("A writer can resume it, and then the same password works again."),
     ]
     if credential.delete_at:
-        rows.append(line("Unless somebody resumes it, it is deleted on ", when(credential.delete_at), "."))
+        rows.append(line("It will be deleted unless somebody resumes it by ", when(credential.delete_at), "."))
     return notice([*rows, *([proof] if proof else [])], "Credential suspended")
 
 
 def resume_modal(credential: Credential, workspace: Workspace, channel: str | None, now: datetime) -> dict[str, Any]:
     by: list[Piece] = [principal(credential.suspended_by or ""), " suspended it"]
     if credential.suspended_at:
-        by += [" on ", when(credential.suspended_at)]
+        by += [" (", when(credential.suspended_at), ")"]
     rows = [
         line(bold("The same password works again. If it may have leaked, don't resume: delete the credential.")),
         facts(credential, workspace),
         line(*by, "."),
     ]
     if lifecycle.has_expired(credential, now) and credential.expires_at:
-        rows.append(line("It expired on ", when(credential.expires_at), ", so it stays refused until you also extend it."))
+        rows.append(line("It expired (", when(credential.expires_at), "), so it stays refused until you also extend it."))
     return modal(
         "Resume credential?",
         rows,

@@ -8,7 +8,7 @@ import structlog
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok
-from storage import credentials, errands, lifecycle, owners, seen, tidy
+from storage import credentials, errands, lifecycle, owners, posted, seen, tidy
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.refusals import NotDue
@@ -50,6 +50,7 @@ async def once(services: Services) -> None:
         db.owed()
     await db.note(seen.forget_old)
     await db.note(errands.forget_old)
+    await db.note(posted.forget_old)
 
 
 async def look_after_owners(services: Services, by_sweep: Origin) -> None:

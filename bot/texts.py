@@ -50,6 +50,7 @@ from storage.refusals import (
     SlugTaken,
     SurfaceOutdated,
     TooManyLive,
+    TooManyReports,
     WebhookInvalid,
     WebhookProblem,
     WorkspaceSuspended,
@@ -221,7 +222,7 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return _not_found(refusal, command)
         case AlreadyDeleted():
             by, at = principal(refusal.by), when(refusal.at)
-            return [bold(refusal.name), " (", code(refusal.username), ") was already deleted by ", by, " on ", at, ". Nothing changed."]
+            return [bold(refusal.name), " (", code(refusal.username), ") was already deleted by ", by, " (", at, "). Nothing changed."]
         case AlreadyRequested():
             return ["This credential was already created. If you didn't get its password, delete it and create a new one."]
         case NoLongerPending():
@@ -248,7 +249,7 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return ["The old password of ", bold(refusal.name), " has already stopped. Nothing changed."]
         case IsSuspended():
             by, at = principal(refusal.by), when(refusal.at)
-            return [bold(refusal.name), " (", code(refusal.username), ") is suspended, by ", by, " on ", at, ". Nothing changed."]
+            return [bold(refusal.name), " (", code(refusal.username), ") is suspended, by ", by, " (", at, "). Nothing changed."]
         case NotSuspended():
             return [bold(refusal.name), " isn't suspended. Nothing changed."]
         case HasExpired():
@@ -284,6 +285,11 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return [f"{refusal.workspace} has {refusal.most} credentials, and may not have more. Delete one that isn't needed first."]
         case OwnerGone():
             return ["Choose somebody who is a member of your Slack team."]
+        case TooManyReports():
+            return [
+                f"You reported {refusal.most} messages in the last hour, so nobody was told of this one. "
+                "If it holds a password, tell an admin yourself, and delete the message if it is yours."
+            ]
         case SurfaceOutdated():
             return ["This was made before I was updated, so I can't use it any more. Type ", code(command), " to start again."]
         case TriggerExpired():

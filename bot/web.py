@@ -169,8 +169,12 @@ def for_slack(gate: Gate | None, ready: Ready, found: Callable[[Request], Awaita
     return Starlette(routes=routes)
 
 
-def for_operators(ready: Ready) -> Starlette:
-    """Health and metrics. A flood of questions for metrics is answered a few a second: drawing them takes an acknowledgement's time."""
+def for_operators(ready: Ready, remark: Callable[[], str | None]) -> Starlette:
+    """Health and metrics. A flood of questions for metrics is answered a few a second: drawing them takes an acknowledgement's time.
+
+    Args:
+        remark: what is wrong although the bot serves.
+    """
     turn = asyncio.Lock()
 
     async def metrics(_request: Request) -> Response:
@@ -178,15 +182,18 @@ def for_operators(ready: Ready) -> Starlette:
             await asyncio.sleep(1 / METRICS_A_SECOND)
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    return Starlette(routes=[*_health(ready), Route("/metrics", metrics)])
+    return Starlette(routes=[*_health(ready, remark), Route("/metrics", metrics)])
 
 
-def _health(ready: Ready) -> list[Route]:
+def _health(ready: Ready, remark: Callable[[], str | None] = lambda: None) -> list[Route]:
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok")
 
     async def readyz(_request: Request) -> Response:
         problem = await ready()
-        return PlainTextResponse(problem or "ready", 503 if problem else 200)
+        if problem:
+            return PlainTextResponse(problem, 503)
+        said = remark()
+        return PlainTextResponse(f"ready, but {said}" if said else "ready")
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]

@@ -42,6 +42,11 @@ class PolicyReader:
         self._size = 0
         self._request: dict[bytes, bytes] = {}
 
+    @property
+    def between(self) -> bool:
+        """No request is half received."""
+        return not self._buffer and not self._size
+
     def receive(self, data: bytes | memoryview, room: int = MAX_QUEUED) -> list[PolicyRequest]:
         """Reads at most `room` requests; call it with nothing when there is room again."""
         requests: list[PolicyRequest] = []

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 MAX_LINE = 8192  # bytes, without the line feed; what the protocol "expects to fit"
 MAX_SKIPPED = 65536  # bytes of an overlong line that are skipped before the connection is given up
 MAX_OPEN = 64  # requests of one connection that are being answered; the next wait unread
+MAX_ASIDE = 1000  # requests of one connection whose answer is held back
 MAX_WAITING = 64  # requests of one connection that wait for the client's next response
 WAIT = 300.0  # seconds that a client may take for it: as long as Postfix gives its own (smtpd_timeout)
 MAX_FIELD = 255  # characters of a username or password
@@ -78,6 +79,7 @@ class Conversation:
         self._skipped = 0
         self._begun: dict[int, _Begun] = {}
         self._open: dict[int, Login] = {}
+        self._aside: dict[int, Login] = {}
         self._out = bytearray(
             b"VERSION\t%d\t%d\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t%d\nCUID\t%d\nCOOKIE\t%b\nDONE\n"
             % (MAJOR, MINOR, pid, connection_id, cookie.encode("ascii"))
@@ -89,8 +91,13 @@ class Conversation:
         return len(self._open) >= MAX_OPEN
 
     @property
+    def between(self) -> bool:
+        """The client waits for nothing but answers: it did its handshake and began no request that it has yet to complete."""
+        return self.ready and not self._begun
+
+    @property
     def answering(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._aside)
 
     def take(self) -> bytes:
         """What is to be sent to the client now."""
@@ -127,11 +134,19 @@ class Conversation:
     def hang_up(self) -> None:
         """The client is gone: nobody waits for what is still being answered."""
         self.closed = self.closed or "the client hung up"
-        for login in self._open.values():
+        for login in (*self._open.values(), *self._aside.values()):
             login.cancelled = True
         self._open.clear()
+        self._aside.clear()
         self._begun.clear()
         self._buffer.clear()
+
+    def set_aside(self, login: Login) -> bool:
+        """Its answer comes late: it no longer counts for `full`. False when it is cancelled, or too many are aside."""
+        if login.cancelled or self._open.get(login.id) is not login or len(self._aside) >= MAX_ASIDE:
+            return False
+        self._aside[login.id] = self._open.pop(login.id)
+        return True
 
     def grant(self, login: Login, username: str) -> None:
         if self._answered(login):
@@ -161,10 +176,11 @@ class Conversation:
             self.closed = self.closed or "temporary failure"
 
     def _answered(self, login: Login) -> bool:
-        if login.cancelled or self._open.get(login.id) is not login:
-            return False
-        del self._open[login.id]
-        return True
+        for requests in (self._open, self._aside):
+            if not login.cancelled and requests.get(login.id) is login:
+                del requests[login.id]
+                return True
+        return False
 
     def _line(self, line: bytes, now: float) -> Login | None:
         if self._skipping is not None:
@@ -211,7 +227,7 @@ class Conversation:
         if request_id is None:
             self.closed = "broken request id"
             return None
-        if request_id in self._open or request_id in self._begun:
+        if self._answers(request_id) or request_id in self._begun:
             self.closed = "request id in use"
             return None
         mechanism, _, rest = rest.partition(b"\t")
@@ -250,7 +266,7 @@ class Conversation:
     def _cont(self, rest: bytes, now: float) -> Login | None:
         number, _, response = rest.partition(b"\t")
         request_id = _number(number)
-        if request_id is None or request_id in self._open:
+        if request_id is None or self._answers(request_id):
             self.closed = "unexpected continuation"
             return None
         begun = self._begun.pop(request_id, None)
@@ -265,7 +281,7 @@ class Conversation:
             self.closed = "broken request id"
             return
         self._begun.pop(request_id, None)
-        login = self._open.pop(request_id, None)
+        login = self._open.pop(request_id, None) or self._aside.pop(request_id, None)
         if login is not None:
             login.cancelled = True
 
@@ -287,6 +303,9 @@ class Conversation:
         login = Login(request_id, *pair, begun.service, begun.remote, begun.local, begun.secured)
         self._open[request_id] = login
         return login
+
+    def _answers(self, request_id: int) -> bool:
+        return request_id in self._open or request_id in self._aside
 
     def _ask(self, request_id: int, begun: _Begun, challenge: bytes, now: float) -> None:
         if len(self._begun) >= MAX_WAITING:
@@ -322,7 +341,7 @@ class Conversation:
         """
         match = _BEGINNING.match(line)
         request_id = _number(match[1]) if match else None
-        if not self.ready or request_id is None or request_id in self._open:
+        if not self.ready or request_id is None or self._answers(request_id):
             self.closed = "line too long"
             return None
         self._begun.pop(request_id, None)

@@ -1,46 +1,35 @@
-"""`smtp-bot authd`: the sockets that mail servers connect to, and the processes behind them."""
+"""The connections of mail servers: log-ins in Dovecot's authentication protocol, and Postfix's policy delegation."""
 
 import asyncio
 import contextlib
 import itertools
 import os
+import resource
 import secrets
-import signal
 import socket
-import stat
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import structlog
-import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from prometheus_client import Gauge
 
 from mailauth import policy
+from mailauth.fair import Allowance
 from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation, Login
+from mailauth.sockets import LOOPBACK, Networks, within
 from mailauth.verifier import Answer, Verifier
-from storage.database import Database
-from storage.passwords import Hasher
 
-CONNECTIONS = 2000
+CONNECTIONS = 4000  # of one process; fewer where it may not open as many files
+RESERVED = 100  # descriptors for everything else
 HANDSHAKE_TIMEOUT = 30.0  # seconds
 DRAIN_TIMEOUT = 10.0  # seconds that a shutdown waits for answers under way
-RESTART_WAIT = 1.0  # seconds before a worker that died is started again
+LINGER = 120.0  # seconds that a replaced process goes on with its TCP connections; a Postfix smtpd that idles ends after 100
 
 log = structlog.get_logger(__name__)
 open_connections = Gauge("smtp_authd_connections", "Open connections of mail servers", ["kind"])
-
-
-class ListenError(Exception):
-    """Why `authd` cannot listen, naming the variable."""
 
 
 @dataclass(frozen=True)
@@ -48,51 +37,37 @@ class AuthdConfig:
     """Where to listen (`unix:PATH` or `tcp:HOST:PORT`) and how to answer."""
 
     database_url: str
-    auth: str
+    auth: str | None = None
     policy: str | None = None
     http: str | None = None
-    """`tcp:HOST:PORT` of health and metrics; worker n listens on PORT + n."""
+    """`tcp:HOST:PORT` of health, metrics and log-ins by HTTP; worker n listens on PORT + n."""
+    token: str | None = None
+    """What log-ins by HTTP must bring along; without one there are none."""
+    nginx_server: tuple[str, int] | None = None
+    """Address and port of the mail server that nginx is to pass accepted sessions on to."""
+    group: str | None = None
+    """Whose members may connect to the Unix sockets."""
+    peers: Networks = LOOPBACK
+    """Who may connect over TCP."""
     require_tls: bool = True
     """Refuse a password that came to the mail server in clear text."""
     when_away: WhenAway = WhenAway.DEFER
     argon2: tuple[int, int, int] = (19456, 2, 1)
     """Memory in KiB, time cost, parallelism."""
     workers: int = 1
+    journal: Path | None = None
+    """Where what must never work again is kept; the workers share it."""
 
 
-def listen(address: str, variable: str) -> socket.socket:
-    """A listening socket. A Unix socket that nobody listens on any more is replaced. Raises ListenError."""
-    kind, _, where = address.partition(":")
-    try:
-        if kind == "unix" and where:
-            return _listen_unix(where)
-        host, _, port = where.rpartition(":")
-        if kind != "tcp" or not host or not port.isdigit():
-            raise ListenError(f"{variable}: use unix:PATH or tcp:HOST:PORT")
-        host = host.strip("[]")
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-    except OSError as error:
-        raise ListenError(f"{variable}: cannot listen on {address} ({error.strerror or error}).") from None
-    listener.listen(512)
-    return listener
-
-
-def _listen_unix(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(0, "something that is no socket is in the way")
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
-            probe.connect(path)
-            raise OSError(0, "somebody else listens there")
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    # Who may connect is decided by the folder: a mail server runs as a user of its own.
-    os.chmod(path, 0o666)  # noqa: S103
-    listener.listen(512)
-    return listener
+def connection_limit() -> int:
+    """How many connections this process takes, once it may open as many files as it is ever allowed to."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(1, min(CONNECTIONS, (files - RESERVED) // 2))  # half: those that make room are open for a moment longer
 
 
 class Connection(asyncio.Protocol):
@@ -103,24 +78,38 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self.server = server
         self.transport: asyncio.Transport
+        self.retiring = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._writable = True
-        self._stopping = False
+        self._shut = False
+        """The client can send no more."""
+        self._ended = False
+        """What the client sent before that has all been read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        if len(self.server.connections) >= CONNECTIONS or self.server.stopping:
+        if not self.server.admit(self):
             self.transport.abort()
             return
-        self.server.connections.add(self)
         open_connections.labels(self.kind).inc()
         self.begin()
+        if self.server.stopping:
+            self.retire()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self in self.server.connections:
-            self.server.connections.discard(self)
+        if self.server.forget(self):
             open_connections.labels(self.kind).dec()
-        self.end()
+            self.end()
+        for task in self._tasks:
+            task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self.server.touched(self)
+        self.read(data)
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        return self._shut and bool(self._tasks)
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -128,27 +117,67 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        self.go_on()
+        self.read(b"")
 
-    def start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+        return task
 
-    async def drain(self) -> None:
-        """Reads no more, and closes when everything under way was answered."""
-        self._stopping = True
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-        self.transport.close()
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("connection failed", kind=self.kind, error=type(error).__name__)
+            self.transport.abort()
+        elif self._ended and not self._tasks:
+            self.transport.close()
+        else:
+            self.settle()
+
+    @property
+    def idle(self) -> bool:
+        return not self._tasks and not self.retiring
+
+    def make_room(self) -> None:
+        if self.between():
+            self.retire()
+        else:
+            self.retiring = True
+            self.transport.abort()
+
+    def retire(self) -> None:
+        """Ends the connection between two requests, and loses none: what the client sent is answered first."""
+        self.retiring = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Hangs up if it is to, and now is the moment."""
+        if not self.retiring or self._shut or self.transport.is_closing() or not self.between():
+            return
+        connected: socket.socket = self.transport.get_extra_info("socket")
+        if connected.family == socket.AF_UNIX:
+            # From here on the client's next request fails while it sends it, so that it connects anew; Postfix does. (With TCP it would
+            # be taken and lost.) What it sent before is still read, answered at its end.
+            self._shut = True
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RD)
+        elif not self._tasks:
+            self.transport.close()
 
     def begin(self) -> None: ...
 
     def end(self) -> None: ...
 
-    def go_on(self) -> None: ...
+    def read(self, data: bytes) -> None: ...
+
+    def between(self) -> bool:
+        """The client is not in the middle of a request, nor of its handshake."""
+        raise NotImplementedError
+
+    def begun(self) -> bool:
+        """Somebody is logging in, and it is the client's turn."""
+        return False
 
 
 class AuthConnection(Connection):
@@ -157,49 +186,53 @@ class AuthConnection(Connection):
     def begin(self) -> None:
         server = self.server
         self.conversation = Conversation(os.getpid(), next(server.numbers), secrets.token_hex(16))
+        self._answering: dict[Login, asyncio.Task[None]] = {}
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._late)
         self._send()
 
     def end(self) -> None:
-        if hasattr(self, "conversation"):
-            self._deadline.cancel()
-            self.conversation.hang_up()
+        self._deadline.cancel()
+        self.conversation.hang_up()
+
+    def between(self) -> bool:
+        return self.conversation.between
+
+    def begun(self) -> bool:
+        return self.conversation.ready and not self.conversation.between
 
     def _late(self) -> None:
         if not self.conversation.ready:
             self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        if not self._stopping:
-            self._read(data)
-
-    def go_on(self) -> None:
-        self._read(b"")
-
-    def _read(self, data: bytes) -> None:
+    def read(self, data: bytes) -> None:
         for login in self.conversation.receive(data, time.monotonic()):
-            self.start(self._answer(login))
+            task = self._answering[login] = self.start(self._answer(login))
+            task.add_done_callback(lambda _, login=login: self._answering.pop(login, None))  # type: ignore[misc]
+        if self.conversation.answering < len(self._answering):
+            for login, task in self._answering.items():
+                if login.cancelled:
+                    task.cancel()
         self._send()
+        self.settle()
 
     async def _answer(self, login: Login) -> None:
         conversation = self.conversation
         if self.server.config.require_tls and not login.secured:
             conversation.refuse_plaintext(login)
         else:
-            answer, name = await self.server.verifier.check(login.username, login.password, login.remote, login.service)
-            match answer:
-                case Answer.YES:
-                    conversation.grant(login, name)
-                case Answer.NO:
-                    conversation.refuse(login)
+            result = await self.server.verifier.check(login.username, login.password, login.remote, login.service)
+            if result.wait and conversation.set_aside(login):
+                self.read(b"")
+                await asyncio.sleep(result.wait)
+            match result.answer:
+                case Answer.YES if result.username:
+                    conversation.grant(login, result.username)
                 case Answer.LATER:
                     conversation.fail_temporarily(login)
-        if self.transport.is_closing():
-            return
-        if self._stopping:
-            self._send()
-        else:
-            self._read(b"")
+                case _:
+                    conversation.refuse(login, result.username)
+        if not self.transport.is_closing():
+            self.read(b"")
 
     def _send(self) -> None:
         if self.transport.is_closing():
@@ -208,11 +241,11 @@ class AuthConnection(Connection):
         if out:
             self.transport.write(out)
         if self.conversation.closed is not None:
-            log.info("connection closed", why=self.conversation.closed)
+            self.server.complain("connection closed", why=self.conversation.closed)
             self.transport.close()
-        elif self.conversation.full or not self._writable or self._stopping:
+        elif self.conversation.full or not self._writable:
             self.transport.pause_reading()
-        else:
+        elif not self._ended:
             self.transport.resume_reading()
 
 
@@ -226,13 +259,10 @@ class PolicyConnection(Connection):
         self._queue: list[PolicyRequest] = []
         self._busy = False
 
-    def data_received(self, data: bytes) -> None:
-        self._read(data)
+    def between(self) -> bool:
+        return self._reader.between
 
-    def go_on(self) -> None:
-        self._read(b"")
-
-    def _read(self, data: bytes) -> None:
+    def read(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         self._queue += self._reader.receive(data, policy.MAX_QUEUED - len(self._queue))
@@ -240,12 +270,13 @@ class PolicyConnection(Connection):
             self._busy = True
             self.start(self._work())
         if self._reader.closed is not None and not self._busy:
-            log.info("policy connection closed", why=self._reader.closed)
+            self.server.complain("policy connection closed", why=self._reader.closed)
             self.transport.close()
-        elif len(self._queue) >= policy.MAX_QUEUED or not self._writable or self._stopping:
+        elif len(self._queue) >= policy.MAX_QUEUED or not self._writable:
             self.transport.pause_reading()
-        else:
+        elif not self._ended:
             self.transport.resume_reading()
+        self.settle()
 
     async def _work(self) -> None:
         try:
@@ -253,7 +284,7 @@ class PolicyConnection(Connection):
                 self.transport.write(await self._decide(self._queue.pop(0)))
         finally:
             self._busy = False
-        self._read(b"")
+        self.read(b"")
 
     async def _decide(self, request: PolicyRequest) -> bytes:
         if not request.username:
@@ -261,168 +292,118 @@ class PolicyConnection(Connection):
         try:
             return policy.DUNNO if await self.server.verifier.may_go_on(request.username) else policy.STOP
         except Exception as error:
-            log.warning("cannot answer a policy request", error=type(error).__name__)
+            self.server.complain("cannot answer a policy request", error=type(error).__name__)
             return policy.LATER if self.server.config.when_away is WhenAway.DEFER else policy.DUNNO
 
 
 class Server:
-    """One process that answers on listening sockets which are open already."""
+    """One process that answers on listening sockets which are open already.
 
-    def __init__(self, config: AuthdConfig, verifier: Verifier) -> None:
+    Args:
+        limit: connections at once. One more makes the one that was idle for longest make room.
+        alive: see `Verifier.keep_flushing`.
+    """
+
+    def __init__(self, config: AuthdConfig, verifier: Verifier, limit: int = CONNECTIONS, alive: Callable[[], None] = lambda: None) -> None:
         self.config = config
         self.verifier = verifier
-        self.connections: set[Connection] = set()
         self.numbers = itertools.count(1)
         self.stopping = False
+        self.connections: dict[Connection, None] = {}
+        """Those that were silent for longest come first."""
+        self._limit = limit
+        self._alive = alive
+        self._complaints = Allowance(5, 0.1)
+        self._empty = asyncio.Event()
         self._listening: list[asyncio.Server] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._forever: list[asyncio.Task[None]] = []
 
-    async def start(self, auth: socket.socket, policy_socket: socket.socket | None) -> None:
+    async def start(self, auth: Iterable[socket.socket], policies: Iterable[socket.socket] = ()) -> None:
         loop = asyncio.get_running_loop()
-        await self.verifier.start()
-        self._flushing = asyncio.create_task(self.verifier.keep_flushing())
-        pairs: list[tuple[socket.socket | None, Callable[[], Connection]]] = [
+        self._forever.append(asyncio.create_task(self.verifier.keep_flushing(self._alive)))
+        if self.verifier.past:
+            self._forever.append(asyncio.create_task(self.verifier.past.forever()))
+        pairs: list[tuple[Iterable[socket.socket], Callable[[], Connection]]] = [
             (auth, lambda: AuthConnection(self)),
-            (policy_socket, lambda: PolicyConnection(self)),
+            (policies, lambda: PolicyConnection(self)),
         ]
-        for listener, make in pairs:
-            if listener is None:
-                continue
-            serve = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-            self._listening.append(await serve(make, sock=listener))
+        for listeners, make in pairs:
+            for listener in listeners:
+                # Not create_unix_server: from Python 3.13 on that unlinks the path when it stops.
+                self._listening.append(await loop.create_server(make, sock=listener, backlog=socket.SOMAXCONN))
 
-    async def stop(self) -> None:
-        """Answers what is under way, writes down what was used, and ends."""
+    async def stop(self, replaced: bool = False) -> None:
+        """Answers what is under way, writes down what was used, and ends.
+
+        Args:
+            replaced: another process has taken over; TCP connections, which cannot be ended without losing a request that is on its way,
+                are given time to end by themselves.
+        """
         self.stopping = True
         for listening in self._listening:
             listening.close()
-        draining = [asyncio.ensure_future(connection.drain()) for connection in set(self.connections)]
-        if draining:
-            await asyncio.wait(draining, timeout=DRAIN_TIMEOUT)
-        for connection in set(self.connections):
+        await asyncio.sleep(0)  # what was accepted just before becomes a connection
+        lingering = {one for one in self.connections if replaced and one.transport.get_extra_info("socket").family != socket.AF_UNIX}
+        for connection in list(self.connections):
+            if connection not in lingering:
+                connection.retire()
+        if lingering:
+            await self._ended(LINGER)
+            for connection in list(self.connections):
+                connection.retire()
+        await self._ended(DRAIN_TIMEOUT)
+        for connection in list(self.connections):
             connection.transport.abort()
-        if self._flushing:
-            self._flushing.cancel()
+        for task in self._forever:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
+                await task
+        if self.verifier.past:
+            self.verifier.past.close()
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 await self.verifier.flush(stopped=True)
         except Exception as error:
             log.warning("use not written down at the end", error=type(error).__name__)
 
+    async def _ended(self, seconds: float) -> None:
+        """Waits for the last connection to end."""
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
 
-class _Http(uvicorn.Server):
-    """uvicorn without its signal handlers."""
+    def admit(self, connection: Connection) -> bool:
+        """Whether a connection may stay; if all places are taken, the one that was idle for longest is ended for it."""
+        connected: socket.socket = connection.transport.get_extra_info("socket")
+        if connected.family != socket.AF_UNIX:
+            peer = connection.transport.get_extra_info("peername")
+            if not peer or not within(peer[0], self.config.peers):
+                self.complain("connection refused: not one of AUTHD_PEERS", address=peer[0] if peer else None)
+                return False
+        if len(self.connections) >= self._limit:
+            idle = [one for one in self.connections if one.idle]
+            if not idle:
+                self.complain("connection refused: all places are taken", limit=self._limit)
+                return False
+            next((one for one in idle if not one.begun()), idle[0]).make_room()
+        self.connections[connection] = None
+        return True
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def complain(self, what: str, **facts: object) -> None:
+        """A log line; five of each kind at once, and six a minute."""
+        if self._complaints.take(what, time.monotonic()):
+            log.warning(what, **facts)
 
+    def touched(self, connection: Connection) -> None:
+        """It goes to the end of those that were silent."""
+        if connection in self.connections:
+            del self.connections[connection]
+            self.connections[connection] = None
 
-def health(db: Database) -> Starlette:
-    """/healthz, /readyz and /metrics."""
-
-    async def healthz(_request: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    async def readyz(_request: Request) -> Response:
-        try:
-            await db.ping()
-        except Exception as error:
-            return PlainTextResponse(f"the database does not answer: {type(error).__name__}", 503)
-        return PlainTextResponse("ready")
-
-    async def metrics(_request: Request) -> Response:
-        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
-
-
-async def serve(config: AuthdConfig, auth: socket.socket, policy_socket: socket.socket | None, number: int) -> None:
-    """One worker, until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    db = Database(config.database_url)
-    hasher = Hasher(*config.argon2)
-    server = Server(config, Verifier(db, hasher))
-    await server.start(auth, policy_socket)
-    http: _Http | None = None
-    answering: asyncio.Task[None] | None = None
-    if config.http:
-        host, _, port = config.http.removeprefix("tcp:").rpartition(":")
-        listener = listen(f"tcp:{host}:{int(port) + number}", "AUTHD_HTTP")
-        http = _Http(uvicorn.Config(health(db), log_config=None, access_log=False, lifespan="off"))
-        answering = asyncio.create_task(http.serve([listener]))
-    log.info("ready", auth=config.auth, policy=config.policy, worker=number, process=server.verifier.name)
-    await stop.wait()
-    log.info("stopping", worker=number)
-    await server.stop()
-    if http and answering:
-        http.should_exit = True
-        await answering
-    hasher.close()
-    await db.close()
-
-
-def run(config: AuthdConfig) -> None:
-    """Listens and answers until SIGTERM or SIGINT; with several workers, as their parent. Raises ListenError."""
-    auth = listen(config.auth, "AUTHD_LISTEN")
-    policy_socket = listen(config.policy, "POLICY_LISTEN") if config.policy else None
-    try:
-        if config.workers == 1:
-            asyncio.run(serve(config, auth, policy_socket, 0))
-        else:
-            _parent(config, auth, policy_socket)
-    finally:
-        for address in (config.auth, config.policy):
-            if address and address.startswith("unix:"):
-                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
-
-
-def _parent(config: AuthdConfig, auth: socket.socket, policy_socket: socket.socket | None) -> None:
-    """Keeps `config.workers` children alive, and ends them when it is told to end."""
-    children: dict[int, int] = {}
-    stopping = False
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        for child in children:
-            os.kill(child, signal.SIGTERM)
-
-    def spawn(number: int) -> None:
-        signals = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # so that a signal finds each child in `children`, or none
-        if stopping:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-            return
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                for name in signals:
-                    signal.signal(name, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-                asyncio.run(serve(config, auth, policy_socket, number))
-                status = 0
-            except Exception as error:
-                log.error("worker failed", worker=number, error=type(error).__name__)
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        children[child] = number
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    for number in range(config.workers):
-        spawn(number)
-    while children:
-        child, status = os.wait()
-        number = children.pop(child)
-        if not stopping:
-            log.error("worker ended and is started again", worker=number, status=os.waitstatus_to_exitcode(status))
-            time.sleep(RESTART_WAIT)
-            spawn(number)
+    def forget(self, connection: Connection) -> bool:
+        """Whether it was one of ours."""
+        known = connection in self.connections
+        self.connections.pop(connection, None)
+        if self.stopping and not self.connections:
+            self._empty.set()
+        return known

@@ -1,7 +1,8 @@
 """Whether a username and a password may log in now.
 
 Every answer reads the credential's row after the question came, so that what was deleted, rotated out, suspended or has expired is refused
-from the next log-in on, on every replica. Only the Argon2 computation is remembered, bound to the row's version.
+from the next log-in on, on every replica. The row's tag refuses a wrong password in the time of that look-up, whether the username exists
+or not. Only the Argon2 computation of a right one is remembered, bound to the hash that it fitted.
 """
 
 import asyncio
@@ -9,34 +10,36 @@ import os
 import secrets
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Generic, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from mailauth.fair import Allowance, Bounded, Line, Reporter, prefix
+from mailauth.lookup import LookUps
+from mailauth.sockets import ListenError, networks, within
 from storage import logins, passwords
 from storage.database import Database
-from storage.logins import Known, Use
+from storage.journal import Journal
+from storage.logins import Known, Stored, Use
 from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
+from storage.past import Past
+from storage.typed import login_name, login_password
 
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
-WRONG_REMEMBERED = 10_000
-LOOK_UP_TIMEOUT = 5.0  # seconds
-BATCH = 500  # usernames of one look-up
-QUEUE = 100  # Argon2 computations that wait or run, in all
-PER_USERNAME = (10.0, 0.5)  # wrong passwords at once, and a second, that cost an Argon2 computation
-PER_ADDRESS = (40.0, 4.0)
-REFUSALS = (30.0, 3.0)  # at once, and a second, that an address is given without delay
-SLOWED = 1.0  # seconds that further ones are held back
-BUCKETS = 20_000
+PATIENCE = 60.0  # seconds that a log-in waits for its Argon2 computation; Postfix hangs up after 10, and then nothing is computed
+REFUSALS = (100.0, 10.0)  # at once, and a second, that a prefix is given without delay
+HELD_BACK = 1.0  # seconds that further ones are held back
+ALL_REFUSALS = (200.0, 500.0)  # at once, and a second, that are given without delay in all
+PAUSE = 0.1  # seconds that further ones are held back while right passwords are computed, and for `RECENT` seconds after
+RECENT = 1.0
 FLUSH = 1.0  # seconds between two flushes of what was used, and between two heartbeats
+FLUSH_TIMEOUT = 10.0  # seconds
+REPORT = 10.0  # seconds between two log lines about refusals that had none
 TIDY = 300.0  # seconds between two clean-ups
 USES = 100_000  # credentials used since the last flush, when the database is away
 
@@ -44,9 +47,6 @@ log = structlog.get_logger(__name__)
 answers = Counter("smtp_authd_answers_total", "Log-ins answered", ["answer", "why"])
 took = Histogram("smtp_authd_seconds", "From a log-in's arrival to its answer", buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3))
 waiting = Gauge("smtp_authd_argon2_waiting", "Argon2 computations that wait or run")
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 class Answer(StrEnum):
@@ -56,225 +56,221 @@ class Answer(StrEnum):
     """Neither can be said now."""
 
 
-class Bounded(OrderedDict[Key, Value], Generic[Key, Value]):
-    """A mapping that forgets what was not touched for longest."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
-
-    def keep(self, key: Key, value: Value) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > self._most:
-            self.popitem(last=False)
+@dataclass(frozen=True, slots=True)
+class Result:
+    answer: Answer
+    why: str
+    """A word or two for the log; not for whoever asks."""
+    username: str | None
+    """As the store spells it; None for what does not look like one of ours, which may be a password typed into the wrong field."""
+    workspace: str | None = None
+    """The slug, with a yes."""
+    wait: float = 0.0
+    """Seconds for which the answer is to be held back, because many refusals went out: to this prefix, or in all."""
 
 
 @dataclass(slots=True)
-class Bucket:
-    """A token bucket."""
+class _Computation:
+    """One for all who ask the same at once."""
 
-    left: float
-    at: float
-
-
-class LookUps:
-    """Asks the store for several usernames at once: those that came while the query before was under way."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self._asked: dict[str, asyncio.Future[Known | None]] = {}
-        self._working: asyncio.Task[None] | None = None
-
-    async def __call__(self, username: str) -> Known | None:
-        """The credential, as it is after this was called. Raises what the database raises."""
-        found = self._asked.get(username)
-        if found is None:
-            found = self._asked[username] = asyncio.get_running_loop().create_future()
-        if self._working is None:
-            self._working = asyncio.create_task(self._work())
-        return await asyncio.shield(found)
-
-    async def _work(self) -> None:
-        try:
-            while self._asked:
-                batch = dict(list(self._asked.items())[:BATCH])
-                for username in batch:
-                    del self._asked[username]
-                try:
-                    async with asyncio.timeout(LOOK_UP_TIMEOUT):
-                        known = await self._db.read(logins.look_up, batch)
-                except Exception as error:
-                    for future in batch.values():
-                        if not future.cancelled():
-                            future.set_exception(error)
-                            future.exception()  # somebody who hung up does not ask for it
-                else:
-                    for username, future in batch.items():
-                        if not future.cancelled():
-                            future.set_result(known.get(username))
-        finally:
-            self._working = None
+    task: asyncio.Task[bool | None]
+    asking: int = 0
 
 
 class Verifier:
     """Answers log-ins, and writes down what was used.
 
     Args:
-        monotonic: seconds, for back-off.
+        monotonic: seconds.
+        at_once: Argon2 computations; by default the number of cores.
+        journal: of what must never work again, whatever the store says.
     """
 
-    def __init__(self, db: Database, hasher: Hasher, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        db: Database,
+        hasher: Hasher,
+        monotonic: Callable[[], float] = time.monotonic,
+        at_once: int = os.cpu_count() or 1,
+        journal: Journal | None = None,
+    ) -> None:
         self._db = db
         self._hasher = hasher
         self._now = monotonic
         self._look_up = LookUps(db)
         self._key = secrets.token_bytes(32)
-        self._right: Bounded[bytes, bool] = Bounded(REMEMBERED)
-        self._wrong: Bounded[bytes, None] = Bounded(WRONG_REMEMBERED)
-        self._by_username: Bounded[str, Bucket] = Bounded(BUCKETS)
-        self._by_address: Bounded[str, Bucket] = Bounded(BUCKETS)
-        self._refusals: Bounded[str, Bucket] = Bounded(BUCKETS)
-        self._computing = 0
-        self._under_way: dict[bytes, asyncio.Task[tuple[str, bool] | None]] = {}
-        """One computation for all who ask the same at once."""
+        self._right: Bounded[bytes, None] = Bounded(REMEMBERED)
+        self._line: Line[asyncio.Future[bool]] = Line(at_once, PATIENCE)
+        self._computed = -RECENT
+        """When somebody's right password was last computed, or waited for it."""
+        self._computations: dict[bytes, _Computation] = {}
+        self._refusals = Allowance(*REFUSALS)
+        self._all_refusals = Allowance(*ALL_REFUSALS, most=1)
+        self._reporter = Reporter()
+        self._reported = 0.0
         self._uses: dict[str, Use] = {}
-        self._renewing: set[asyncio.Task[None]] = set()
-        self._dummy = ""
+        self._noting: set[asyncio.Task[None]] = set()
         self.process = secrets.token_hex(16)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.started_at = db.clock()
+        self.past = Past(db, journal, f"authd {self.name}", self.process) if journal else None
 
-    async def start(self) -> None:
-        """Makes the hash that unknown usernames are verified against, so that they take as long as known ones."""
-        self._dummy = await self._hasher.hash(secrets.token_hex(16))
+    async def check(self, username: str, password: str, remote: str | None, service: str) -> Result:
+        """Never raises what the database raises: that is "later".
 
-    async def check(self, username: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
-        """The answer, and the username as the store spells it."""
-        answer, _ = await self.explain(username, password, remote, service)
-        return answer, username.strip().lower()
-
-    async def explain(self, username: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
-        """The answer, and a word for why, which is not for whoever asks."""
+        Args:
+            username, password: as they were typed.
+            remote: the address of whoever logs in, as the mail server names it.
+            service: the protocol, such as `smtp`.
+        """
         started = self._now()
-        name = username.strip().lower()
+        name = login_name(username)
+        ours = name if USERNAME.fullmatch(name) else None
+        of = prefix(remote)
+        workspace = wrong = None
         try:
-            answer, why = await self._decide(name, password, remote, service)
+            answer, why, known = await self._decide(ours, login_password(password), remote, of, service)
+            workspace = known.workspace if known and answer is Answer.YES else None
         except Exception as error:
-            log.warning("cannot answer a log-in", error=type(error).__name__)
-            answer, why = Answer.LATER, "database"
+            answer, why, wrong = Answer.LATER, "database", type(error).__name__
         answers.labels(answer, why).inc()
         took.observe(self._now() - started)
-        if answer is Answer.NO and self._refused_too_often(remote):
-            await asyncio.sleep(SLOWED)
-        return answer, why
+        wait = 0.0
+        if answer is not Answer.YES and self._reporter.wanted(of, self._now()):
+            facts = {"username": ours, "why": why, "address": remote, "service": service} | ({"error": wrong} if wrong else {})
+            log.info("log-in refused" if answer is Answer.NO else "log-in not answered", **facts)
+        if answer is Answer.NO:
+            wait = self._hold_back(of)
+        return Result(answer, why, ours, workspace, wait)
 
-    async def _decide(self, name: str, password: str, remote: str | None, service: str) -> tuple[Answer, str]:
+    def _hold_back(self, of: str) -> float:
+        """Seconds that a refusal waits, so that a flood of them leaves room for those who may log in."""
+        now = self._now()
+        if not self._refusals.take(of, now):
+            return HELD_BACK
+        within_limit = self._all_refusals.take("", now)
+        return 0.0 if within_limit or now - self._computed > RECENT else PAUSE
+
+    async def _decide(self, name: str | None, password: str, remote: str | None, of: str, service: str) -> tuple[Answer, str, Known | None]:
         parsed = passwords.parse(password)
-        if parsed is None or not USERNAME.fullmatch(name) or parsed.credential_id not in (None, name[-passwords.ID_LENGTH :]):
-            return Answer.NO, "format"
-        known = await self._look_up(name)
+        if name is None:
+            return Answer.NO, "not a username of ours", None
+        if parsed is None:
+            return Answer.NO, "not a password of ours", None
+        if parsed.credential_id not in (None, name[-passwords.ID_LENGTH :]):
+            return Answer.NO, "another credential's password", None
+        known = await self._known(name)
+        if known is None:
+            return Answer.NO, "unknown username", None
         now = self._db.clock()
-        hashes = known.hashes(now) if known else []
-        if known:
-            for _, _, previous in hashes:
-                if self._digest(known, parsed, previous) in self._right:
-                    self._used(known, now, remote, service, previous)
-                    return Answer.YES, "remembered"
-        wrong = self._digest(known, parsed, None)
-        if wrong in self._wrong:
-            return Answer.NO, "remembered"
-        computing = self._under_way.get(wrong)
-        first = computing is None
-        if computing is None:
-            if not self._may_compute(name, remote):
-                return Answer.LATER, "back-off"
-            computing = asyncio.create_task(self._fitting(hashes, parsed.canonical))
-            self._under_way[wrong] = computing
-            computing.add_done_callback(lambda _: self._under_way.pop(wrong, None))
-        fitting = await asyncio.shield(computing)
-        if fitting is None or known is None:
-            self._wrong.keep(wrong, None)
-            if first:
-                self._charge(name, remote)
-            return Answer.NO, "password"
-        return await self._right_password(known, parsed, fitting, remote, service)
+        stopped = known.stopped(now)
+        if stopped:
+            return Answer.NO, stopped, known
+        tag = passwords.tag(parsed.canonical)
+        fitting = [stored for stored in known.passwords(now) if stored.tag in (None, tag)]
+        if not fitting:
+            return Answer.NO, "wrong password", known
+        if not allowed_from(known, remote):
+            return Answer.NO, "address not allowed", known
+        for stored in fitting:
+            if self._digest(stored.phc, parsed.canonical) in self._right:
+                self._used(known, remote, service, stored.previous)
+                return Answer.YES, "remembered", known
+        for stored in fitting:
+            fits = await self._compute(stored, parsed.canonical, of)
+            if fits is None:
+                return Answer.LATER, "too busy", known
+            if fits:
+                return await self._right_password(name, parsed, stored, remote, service)
+        return Answer.NO, "wrong password", known
 
-    async def _fitting(self, hashes: list[tuple[str, int | None, bool]], canonical: str) -> tuple[str, bool] | None:
-        """The hash that the password fits. Without any, as long is spent on one that nothing fits."""
-        for phc, _, previous in hashes:
-            if await self._verify(phc, canonical):
-                return phc, previous
-        if not hashes:
-            await self._verify(self._dummy, canonical)
-        return None
+    async def _known(self, name: str) -> Known | None:
+        """The credential as the store has it now, without what the journal says must not work."""
+        known = await self._look_up(name)
+        return await self.past.without_ended(known) if known and self.past else known
 
     async def _right_password(
-        self, verified: Known, parsed: Parsed, fitting: tuple[str, bool], remote: str | None, service: str
-    ) -> tuple[Answer, str]:
+        self, name: str, parsed: Parsed, stored: Stored, remote: str | None, service: str
+    ) -> tuple[Answer, str, Known | None]:
         """The password fits the row as it was before the computation; whether it still works is asked once more."""
-        phc, previous = fitting
-        known = await self._look_up(verified.username)
+        known = await self._known(name)
         now = self._db.clock()
-        if known is None or (phc, previous) not in [(one, which) for one, _, which in known.hashes(now)]:
-            return Answer.NO, "changed meanwhile"
-        self._right.keep(self._digest(known, parsed, previous), previous)
-        self._used(known, now, remote, service, previous)
-        if not previous and self._hasher.needs_rehash(phc):
-            task = asyncio.create_task(self._renew(known.id, phc, parsed.canonical))
-            self._renewing.add(task)
-            task.add_done_callback(self._renewing.discard)
-        return Answer.YES, "password"
+        stopped = known.stopped(now) if known else "deleted"
+        if known is None or stopped:
+            return Answer.NO, stopped or "", known
+        if stored.phc not in [other.phc for other in known.passwords(now)] or not allowed_from(known, remote):
+            return Answer.NO, "changed meanwhile", known
+        self._right.keep(self._digest(stored.phc, parsed.canonical), None)
+        self._used(known, remote, service, stored.previous)
+        if stored.tag is None or (not stored.previous and self._hasher.needs_rehash(stored.phc)):
+            task = asyncio.create_task(self._note(known.id, stored, parsed.canonical))
+            self._noting.add(task)
+            task.add_done_callback(self._noting.discard)
+        return Answer.YES, "password", known
 
-    async def _renew(self, credential_id: str, old: str, canonical: str) -> None:
+    async def _note(self, credential_id: str, stored: Stored, canonical: str) -> None:
+        """Gives the row its tag, and its hash the present parameters."""
         try:
-            tag = passwords.tag(canonical) or 0
-            await self._db.note(logins.renew_hash, credential_id, old, await self._hasher.hash(canonical), tag)
+            outdated = not stored.previous and self._hasher.needs_rehash(stored.phc)
+            new = await self._hasher.hash(canonical) if outdated else None
+            await self._db.note(logins.note_verified, credential_id, stored.phc, passwords.tag(canonical), new)
         except Exception as error:
             log.warning("hash not renewed", error=type(error).__name__)
 
-    def _digest(self, known: Known | None, parsed: Parsed, previous: bool | None) -> bytes:
-        """A keyed digest of the password, bound to the row and its version; worth nothing without this process's key."""
-        stored = (known.previous_hash if previous else known.password_hash) if known else "nobody"
-        row = f"{known.id if known else ''}:{stored}"
-        return blake2b(f"{row}:{parsed.canonical}".encode(), key=self._key, digest_size=24).digest()
+    def _digest(self, phc: str, canonical: str) -> bytes:
+        """A keyed digest of the password, bound to the hash that it fitted; worth nothing without this process's key."""
+        return blake2b(f"{phc}:{canonical}".encode(), key=self._key, digest_size=24).digest()
 
-    async def _verify(self, phc: str, canonical: str) -> bool:
-        self._computing += 1
-        waiting.set(self._computing)
+    # --- Argon2, in turns ---
+    async def _compute(self, stored: Stored, canonical: str, of: str) -> bool | None:
+        """Whether the password fits; None when the turn did not come in time. Given up when all who ask are gone."""
+        key = self._digest(stored.phc, canonical)
+        computation = self._computations.get(key)
+        if computation is None:
+            task = asyncio.create_task(self._compute_in_turn(stored, canonical, of))
+            computation = self._computations[key] = _Computation(task)
+        computation.asking += 1
         try:
-            return await self._hasher.verify(phc, canonical)
+            return await asyncio.shield(computation.task)
         finally:
-            self._computing -= 1
-            waiting.set(self._computing)
+            computation.asking -= 1
+            if computation.task.done() or not computation.asking:
+                computation.task.cancel()
+                if self._computations.get(key) is computation:
+                    del self._computations[key]
 
-    def _may_compute(self, name: str, remote: str | None) -> bool:
-        """Whether an Argon2 computation may be spent on this username and address now."""
-        if len(self._under_way) >= QUEUE:
-            return False
-        full = self._filled(self._by_username, name, PER_USERNAME).left >= 1
-        return full and (remote is None or self._filled(self._by_address, remote, PER_ADDRESS).left >= 1)
+    async def _compute_in_turn(self, stored: Stored, canonical: str, of: str) -> bool | None:
+        turn = asyncio.get_running_loop().create_future()
+        self._line.join(turn, of, stored.tag is not None, self._now())
+        self._computed = self._now()
+        self._go_on()
+        try:
+            if not await turn:
+                return None
+        except asyncio.CancelledError:
+            self._line.leave(turn)
+            if turn.done() and not turn.cancelled() and turn.result():
+                self._finished()
+            raise
+        computing = asyncio.ensure_future(self._hasher.verify(stored.phc, canonical))
+        computing.add_done_callback(lambda _: self._finished())  # not before the thread is free again, whoever hung up
+        return await asyncio.shield(computing)
 
-    def _charge(self, name: str, remote: str | None) -> None:
-        """A wrong password costs its username and its address some of what they may try."""
-        self._filled(self._by_username, name, PER_USERNAME).left -= 1
-        if remote is not None:
-            self._filled(self._by_address, remote, PER_ADDRESS).left -= 1
+    def _finished(self) -> None:
+        self._computed = self._now()
+        self._line.done()
+        self._go_on()
 
-    def _refused_too_often(self, remote: str | None) -> bool:
-        """Whether refusals to this address are held back for a while: a flood of them would take the time of those who may log in."""
-        bucket = self._filled(self._refusals, remote or "", REFUSALS)
-        bucket.left = max(bucket.left - 1, -1.0)
-        return bucket.left < 0
-
-    def _filled(self, buckets: Bounded[str, Bucket], key: str, rate: tuple[float, float]) -> Bucket:
-        most, a_second = rate
-        now = self._now()
-        bucket = buckets.get(key) or Bucket(most, now)
-        bucket.left = min(most, bucket.left + (now - bucket.at) * a_second)
-        bucket.at = now
-        buckets.keep(key, bucket)
-        return bucket
+    def _go_on(self) -> None:
+        for late in self._line.expired(self._now()):
+            if not late.done():
+                late.set_result(False)
+        while (turn := self._line.next()) is not None:
+            if turn.done():
+                self._line.done()
+            else:
+                turn.set_result(True)
+        waiting.set(len(self._line) + self._line.computing)
 
     # --- whether an open session may go on ---
     async def may_go_on(self, username: str) -> bool:
@@ -282,14 +278,15 @@ class Verifier:
 
         Raises what the database raises.
         """
-        name = username.strip().lower()
+        name = login_name(username)
         if not USERNAME.fullmatch(name):
             return True
-        known = await self._look_up(name)
-        return known is None or known.works(self._db.clock())
+        known = await self._known(name)
+        return known is None or known.stopped(self._db.clock()) is None
 
     # --- writing down ---
-    def _used(self, known: Known, now: datetime, remote: str | None, service: str, previous: bool) -> None:
+    def _used(self, known: Known, remote: str | None, service: str, previous: bool) -> None:
+        now = self._db.clock()
         use = self._uses.get(known.id)
         if use is not None and use.previous == previous:
             use.at, use.remote, use.service, use.count = now, remote, service, use.count + 1
@@ -297,26 +294,71 @@ class Verifier:
             self._uses[known.id] = Use(now, remote, service, previous, use.count + 1 if use else 1)
 
     async def flush(self, stopped: bool = False) -> None:
-        """Writes down what was used since the last time, and that this process lives."""
+        """Writes down what was used since the last time, and that this process lives: the one also when the other fails."""
         uses, self._uses = self._uses, {}
+        failed: Exception | None = None
         try:
             if uses:
                 await self._db.note(logins.record, uses)
+        except Exception as error:
+            self._keep(uses)
+            failed = error
         except BaseException:
-            for key, use in uses.items():
-                self._uses.setdefault(key, use)
+            self._keep(uses)
             raise
         await self._db.note(logins.beat, self.process, self.name, self.started_at, stopped)
+        if failed:
+            raise failed
 
-    async def keep_flushing(self) -> None:
-        """Flushes and tidies for ever, whatever the database does."""
+    def _keep(self, uses: dict[str, Use]) -> None:
+        """What was not written down is tried the next time, with what came meanwhile."""
+        for key, use in uses.items():
+            later = self._uses.setdefault(key, use)
+            if later is not use:
+                later.count += use.count
+
+    async def keep_flushing(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Flushes and tidies for ever, whatever the database does.
+
+        Args:
+            alive: called each time that the database answered or said that it cannot, and not while it is silent.
+        """
         tidied = -TIDY
+        failing: str | None = None
         while True:
+            wrong = None
             try:
-                await self.flush()
-                if self._now() - tidied >= TIDY:
-                    tidied = self._now()
-                    await self._db.note(logins.forget_old)
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await self.flush()
+                    if self._now() - tidied >= TIDY:
+                        tidied = self._now()
+                        await self._db.note(logins.forget_old)
+            except TimeoutError:
+                wrong = "the database is silent"
             except Exception as error:
-                log.warning("use not written down", error=type(error).__name__)
+                wrong = type(error).__name__
+                alive()
+            else:
+                alive()
+            if wrong and wrong != failing:
+                log.warning("use not written down, tried again every second", error=wrong)
+            elif failing and not wrong:
+                log.info("use is written down again")
+            failing = wrong
+            self._report()
             await asyncio.sleep(FLUSH)
+
+    def _report(self) -> None:
+        if self._now() - self._reported >= REPORT and (count := self._reporter.take_left_out()):
+            self._reported = self._now()
+            log.info("refused log-ins without a line of their own", count=count)
+
+
+def allowed_from(known: Known, remote: str | None) -> bool:
+    """Whether the credential may be used from this address. A missing address is outside, and so is all when a network cannot be read."""
+    if not known.allowed_from:
+        return True
+    try:
+        return within(remote, networks(known.allowed_from, "allowed_from"))
+    except ListenError:
+        return False

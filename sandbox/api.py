@@ -5,19 +5,25 @@ Source of arguments and errors: https://docs.slack.dev/reference/methods
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from sandbox.blockkit import check_blocks, check_view, too_large
+from sandbox.delivery import Delivery
+from sandbox.escaping import escape
 from sandbox.inputs import Json, complete, initial, kept
-from sandbox.world import App, Channel, Message, User, View, World
-
-if TYPE_CHECKING:
-    from sandbox.slack import Slack
+from sandbox.world import App, Channel, Group, Message, User, View, World
 
 TRIGGER_LIFETIME = 3.0  # seconds
 TEXT_MAX = 40_000
 UPDATED_TEXT_MAX = 4_000
 STACK_MAX = 3
+PAGE = 100
+PAGE_MAX = 1000
+CHANNEL_TYPES = {"public_channel": "public", "private_channel": "private", "im": "im", "mpim": "mpim"}
+READ_SCOPES = {"public": "channels:read", "private": "groups:read", "im": "im:read", "mpim": "mpim:read"}
+CHANNEL_LETTERS = {"public": "channel", "private": "group", "im": "im"}
+SUBTEAM_USERS_MAX = 500  # docs.slack.dev: reference/events/subteam_updated
+Item = TypeVar("Item")
 
 
 class ApiError(Exception):
@@ -33,7 +39,7 @@ class ApiError(Exception):
 class Call:
     """One call of a method by the app."""
 
-    def __init__(self, slack: "Slack", app: App, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, slack: Delivery, app: App, arguments: Mapping[str, Any]) -> None:
         self.slack = slack
         self.world: World = slack.world
         self.app = app
@@ -42,6 +48,26 @@ class Call:
     def get(self, name: str) -> str:
         value = self.arguments.get(name)
         return "" if value is None else str(value)
+
+    def must(self, *names: str) -> None:
+        """Raises ApiError where an argument is missing or empty."""
+        missing = [f"[ERROR] missing required field: {name}" for name in names if not self.get(name)]
+        if missing:
+            raise ApiError("invalid_arguments", missing)
+
+    def yes(self, name: str) -> bool:
+        return self.get(name).lower() in ("true", "1")
+
+    def page(self, items: list[Item], most: int = PAGE_MAX, usual: int = PAGE) -> tuple[list[Item], Json]:
+        """One page by `cursor` and `limit`, and the metadata that names the next."""
+        limit, cursor = self.get("limit"), self.get("cursor")
+        if limit and (not limit.isdecimal() or not 0 <= int(limit) <= most):
+            raise ApiError("invalid_limit")
+        if cursor and not (cursor.startswith("next:") and cursor[5:].isdecimal() and int(cursor[5:]) < len(items)):
+            raise ApiError("invalid_cursor")
+        start = int(cursor[5:]) if cursor else 0
+        end = start + (int(limit or 0) or usual)
+        return items[start:end], {"next_cursor": f"next:{end}" if end < len(items) else ""}
 
     def structure(self, name: str) -> Any:
         """An argument that is JSON, sent as such or as a string."""
@@ -59,13 +85,14 @@ class Call:
 
     def channel(self) -> Channel:
         """The channel as the app may know of it: private ones only when the bot is in them."""
+        self.must("channel")
         channel = self.world.channels.get(self.get("channel"))
         if channel is None or (channel.kind != "public" and not self.world.bot_is_in(channel)):
             raise ApiError("channel_not_found")
         return channel
 
 
-def call(slack: "Slack", method: str, token: str, arguments: Mapping[str, Any]) -> Json:
+def call(slack: Delivery, method: str, token: str, arguments: Mapping[str, Any]) -> Json:
     """The answer to one call. Raises ApiError."""
     app = slack.world.app
     handler = METHODS.get(method)
@@ -79,7 +106,7 @@ def call(slack: "Slack", method: str, token: str, arguments: Mapping[str, Any]) 
     if token != expected:
         raise ApiError("not_allowed_token_type" if token in (app.app_token, app.bot_token) else "invalid_auth")
     if app.revoked:
-        raise ApiError("token_revoked")
+        raise ApiError("account_inactive" if token == app.bot_token else "token_revoked")
     return {"ok": True, **handler(Call(slack, app, arguments))}
 
 
@@ -102,10 +129,18 @@ def apps_connections_open(call: Call) -> Json:
 
 def users_info(call: Call) -> Json:
     call.needs("users:read")
+    call.must("user")
     user = call.world.users.get(call.get("user"))
     if user is None:
         raise ApiError("user_not_found")
     return {"user": describe_user(user)}
+
+
+def users_list(call: Call) -> Json:
+    call.needs("users:read")
+    users = [user for user in call.world.users.values() if not user.is_stranger]
+    shown, more = call.page(users, usual=len(users) or 1)
+    return {"members": [describe_user(user) for user in shown], "response_metadata": more, "cache_ts": int(call.world.clock())}
 
 
 def describe_user(user: User) -> Json:
@@ -120,6 +155,15 @@ def describe_user(user: User) -> Json:
         "is_app_user": user.is_app_user,
         "profile": {"real_name": user.real_name, "display_name": user.display_name or user.name},
     }
+    if user.enterprise_id:
+        described["enterprise_user"] = {
+            "id": user.id,
+            "enterprise_id": user.enterprise_id,
+            "enterprise_name": "Sandbox Inc",
+            "is_admin": False,
+            "is_owner": False,
+            "teams": list(user.teams) or [user.team_id],
+        }
     if user.is_stranger:
         return described | {"is_stranger": True}
     if user.deleted:
@@ -128,37 +172,86 @@ def describe_user(user: User) -> Json:
     return described | {name: getattr(user, name) for name in names}
 
 
-def conversations_info(call: Call) -> Json:
-    call.needs("channels:read", "groups:read")
+def _readable(call: Call) -> Channel:
+    """The channel, where the app has the scope to read its kind."""
+    call.needs(*READ_SCOPES.values())
     channel = call.channel()
-    return {
-        "channel": {
-            "id": channel.id,
-            "name": channel.name,
-            "is_channel": channel.kind == "public",
-            "is_group": channel.kind == "private",
-            "is_im": channel.kind == "im",
-            "is_mpim": False,
-            "is_private": channel.kind != "public",
-            "is_archived": channel.archived,
-            "is_shared": channel.is_ext_shared,
-            "is_ext_shared": channel.is_ext_shared,
-            "is_pending_ext_shared": False,
-            "is_member": call.world.bot_is_in(channel),
-            "creator": channel.creator,
-            "created": channel.created,
-            "context_team_id": call.world.team.id,
-        }
+    call.needs(READ_SCOPES[channel.kind])
+    return channel
+
+
+def conversations_info(call: Call) -> Json:
+    return {"channel": describe_channel(call.world, _readable(call))}
+
+
+def describe_channel(world: World, channel: Channel) -> Json:
+    described: Json = {
+        "id": channel.id,
+        "is_im": channel.kind == "im",
+        "is_mpim": False,
+        "is_archived": channel.archived,
+        "is_shared": channel.is_ext_shared,
+        "is_ext_shared": channel.is_ext_shared,
+        "created": channel.created,
+        "context_team_id": world.team.id,
+    }
+    if channel.kind == "im":
+        others = [one for one in channel.members if one != world.installed().bot_user]
+        return described | {"user": others[0] if others else ""}
+    return described | {
+        "name": channel.name,
+        "is_channel": channel.kind == "public",
+        "is_group": channel.kind == "private",
+        "is_private": channel.kind != "public",
+        "is_pending_ext_shared": False,
+        "is_member": world.bot_is_in(channel),
+        "creator": channel.creator,
     }
 
 
 def conversations_members(call: Call) -> Json:
-    call.needs("channels:read", "groups:read")
-    members = call.channel().members
-    limit = int(call.get("limit") or 100)
-    start = int(call.get("cursor") or 0)
-    following = str(start + limit) if start + limit < len(members) else ""
-    return {"members": members[start : start + limit], "response_metadata": {"next_cursor": following}}
+    shown, more = call.page(_readable(call).members)
+    return {"members": shown, "response_metadata": more}
+
+
+def conversations_list(call: Call) -> Json:
+    types = [one.strip() for one in (call.get("types") or "public_channel").split(",")]
+    if not set(types) <= set(CHANNEL_TYPES):
+        raise ApiError("invalid_types")
+    kinds = {CHANNEL_TYPES[one] for one in types}
+    for kind in sorted(kinds):
+        call.needs(READ_SCOPES[kind])
+    known = [
+        channel
+        for channel in call.world.channels.values()
+        if channel.kind in kinds
+        and (channel.kind == "public" or call.world.bot_is_in(channel))
+        and not (channel.archived and call.yes("exclude_archived"))
+    ]
+    shown, more = call.page(known, 999)
+    return {"channels": [describe_channel(call.world, channel) for channel in shown], "response_metadata": more}
+
+
+def conversations_open(call: Call) -> Json:
+    call.needs("im:write", "mpim:write", "channels:manage", "groups:write")
+    if call.get("channel"):
+        channel = call.channel()
+        if channel.kind != "im":
+            raise ApiError("method_not_supported_for_channel_type")
+    else:
+        wanted = [one for one in call.get("users").split(",") if one]
+        if not wanted:
+            raise ApiError("users_list_not_supplied")
+        if len(wanted) > 1:
+            raise ApiError("missing_scope", needed="mpim:write", provided=",".join(call.app.scopes))
+        call.needs("im:write")
+        user = call.world.users.get(wanted[0])
+        if user is None:
+            raise ApiError("user_not_found")
+        if user.deleted or user.is_bot:
+            raise ApiError("user_disabled" if user.deleted else "user_not_found")
+        channel = call.world.dm(user.id)
+    return {"channel": describe_channel(call.world, channel) if call.yes("return_im") else {"id": channel.id}}
 
 
 def users_conversations(call: Call) -> Json:
@@ -178,17 +271,46 @@ def users_conversations(call: Call) -> Json:
 
 def usergroups_list(call: Call) -> Json:
     call.needs("usergroups:read")
-    groups = [group for group in call.world.groups.values() if not group.disabled]
-    made = [{"id": one.id, "team_id": call.world.team.id, "handle": one.handle, "name": one.name, "is_usergroup": True} for one in groups]
+    groups = [group for group in call.world.groups.values() if not group.disabled or call.yes("include_disabled")]
+    made = [describe_group(call.world, group) for group in groups]
+    for one, group in zip(made, groups, strict=True):
+        if call.yes("include_count"):
+            one["user_count"] = len(group.users)
+        if call.yes("include_users"):
+            one["users"] = list(group.users)
     return {"usergroups": made}
+
+
+def describe_group(world: World, group: Group) -> Json:
+    return {
+        "id": group.id,
+        "team_id": world.team.id,
+        "is_usergroup": True,
+        "is_subteam": True,
+        "handle": group.handle,
+        "name": group.name,
+        "description": "",
+        "is_external": False,
+        "date_delete": int(world.clock()) if group.disabled else 0,
+        "auto_type": None,
+    }
 
 
 def usergroups_users_list(call: Call) -> Json:
     call.needs("usergroups:read")
+    call.must("usergroup")
     group = call.world.groups.get(call.get("usergroup"))
-    if group is None or group.disabled:
+    if group is None or (group.disabled and not call.yes("include_disabled")):
         raise ApiError("no_such_subteam")
-    return {"users": list(group.users)}
+    return {"users": [one for one in group.users if not call.world.users[one].deleted]}
+
+
+def team_info(call: Call) -> Json:
+    call.needs("team:read")
+    team = call.world.team
+    if call.get("team") not in ("", team.id):
+        raise ApiError("team_not_found")
+    return {"team": {"id": team.id, "name": team.name, "domain": team.domain, "email_domain": "", "icon": {"image_default": True}}}
 
 
 def check_message(text: str, blocks: Any, most: int = TEXT_MAX) -> list[Json]:
@@ -208,6 +330,7 @@ def check_message(text: str, blocks: Any, most: int = TEXT_MAX) -> list[Json]:
 
 def chat_post_message(call: Call) -> Json:
     call.needs("chat:write")
+    call.must("channel")
     given = call.get("channel")
     if given in call.world.users:
         user = call.world.users[given]
@@ -216,27 +339,30 @@ def chat_post_message(call: Call) -> Json:
         channel = call.world.dm(given)
     else:
         channel = call.channel()
+    _may_post(call, channel)
+    text = call.get("text")
+    blocks = check_message(text, call.structure("blocks"))
+    message = call.world.add_message(channel.id, call.app.bot_user, text, blocks, thread_ts=call.get("thread_ts") or None)
+    call.slack.happens(channel, message_posted(call.world, message))
+    return {"channel": channel.id, "ts": message.ts, "message": describe_message(call.world, message)}
+
+
+def _may_post(call: Call, channel: Channel) -> None:
     if channel.kind == "im" and not call.app.messages_tab:
         raise ApiError("messages_tab_disabled")
     if channel.archived:
         raise ApiError("is_archived")
     if not call.world.bot_is_in(channel):
         raise ApiError("not_in_channel")
-    text = call.get("text")
-    blocks = check_message(text, call.structure("blocks"))
-    message = call.world.add_message(channel.id, call.app.bot_user, text, blocks, thread_ts=call.get("thread_ts") or None)
-    return {"channel": channel.id, "ts": message.ts, "message": describe_message(call.world, message)}
 
 
 def chat_post_ephemeral(call: Call) -> Json:
     call.needs("chat:write")
+    call.must("channel", "user")
     channel = call.channel()
     user = call.get("user")
-    if channel.archived:
-        raise ApiError("is_archived")
-    if not call.world.bot_is_in(channel):
-        raise ApiError("not_in_channel")
-    if user not in channel.members:
+    _may_post(call, channel)
+    if user not in channel.members or call.world.users[user].deleted:
         raise ApiError("user_not_in_channel")
     text = call.get("text")
     blocks = check_message(text, call.structure("blocks"))
@@ -244,26 +370,45 @@ def chat_post_ephemeral(call: Call) -> Json:
     return {"message_ts": message.ts}
 
 
-def chat_update(call: Call) -> Json:
-    """Without `blocks` the message keeps them, unless there is `text`: then it is nothing but the text."""
+def _own_message(call: Call, refused: str) -> tuple[Channel, Message]:
+    """The app's own message that `channel` and `ts` name. An ephemeral one cannot be found again."""
     call.needs("chat:write")
+    call.must("channel", "ts")
     channel = call.channel()
     message = call.world.find_message(channel.id, call.get("ts"))
     if message is None or message.ephemeral_to:
         raise ApiError("message_not_found")
     if message.user != call.app.bot_user:
-        raise ApiError("cant_update_message")
+        raise ApiError(refused)
+    return channel, message
+
+
+def chat_update(call: Call) -> Json:
+    """Without `blocks` the message keeps them, unless there is `text`: then it is nothing but the text."""
+    channel, message = _own_message(call, "cant_update_message")
     if channel.archived:
         raise ApiError("is_inactive")
     text, given = call.get("text"), call.structure("blocks")
     if given is None and not text:
         raise ApiError("no_text")
-    message.text, message.blocks = text, check_message(text, given, UPDATED_TEXT_MAX)
+    before = describe_message(call.world, message)
+    blocks = check_message(text, given, UPDATED_TEXT_MAX)
+    message.text, message.blocks = text, blocks
+    message.edited = {"user": call.app.bot_user, "ts": call.world.new_ts()}
     call.world.touch()
+    call.slack.happens(channel, message_changed(call.world, message, before))
     return {"channel": channel.id, "ts": message.ts, "text": text, "message": describe_message(call.world, message)}
 
 
+def chat_delete(call: Call) -> Json:
+    channel, message = _own_message(call, "cant_delete_message")
+    call.world.remove_message(message)
+    call.slack.happens(channel, message_deleted(call.world, message))
+    return {"channel": channel.id, "ts": message.ts}
+
+
 def chat_get_permalink(call: Call) -> Json:
+    call.must("channel", "message_ts")
     channel = call.channel()
     message = call.world.find_message(channel.id, call.get("message_ts"))
     if message is None or message.ephemeral_to:
@@ -280,10 +425,48 @@ def describe_message(world: World, message: Message) -> Json:
     if message.user == app.bot_user:
         made |= {"bot_id": app.bot_id, "app_id": app.id}
     if message.blocks:
-        made["blocks"] = message.blocks
+        made["blocks"] = _told(message.blocks)
     if message.thread_ts:
         made["thread_ts"] = message.thread_ts
-    return made
+    if message.attachments:
+        made["attachments"] = message.attachments
+    if message.edited:
+        made["edited"] = message.edited
+    if message.more.get("subtype") == "bot_message":
+        del made["user"]
+    return made | message.more
+
+
+def _told(node: Any) -> Any:
+    """Blocks of a message as payloads bring them back: plain text is escaped there (slackapi/bolt-python#513)."""
+    if isinstance(node, list):
+        return [_told(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    told = {name: _told(part) for name, part in node.items()}
+    return told | {"text": escape(node["text"])} if node.get("type") == "plain_text" else told
+
+
+def message_posted(world: World, message: Message) -> Json:
+    """The event of a new message, https://docs.slack.dev/reference/events/message"""
+    channel = world.channels[message.channel]
+    return describe_message(world, message) | {"channel": channel.id, "channel_type": CHANNEL_LETTERS[channel.kind]}
+
+
+def message_changed(world: World, message: Message, before: Json) -> Json:
+    return _hidden(world, message, "message_changed") | {"message": describe_message(world, message), "previous_message": before}
+
+
+def message_deleted(world: World, message: Message) -> Json:
+    return _hidden(world, message, "message_deleted") | {"deleted_ts": message.ts, "previous_message": describe_message(world, message)}
+
+
+def _hidden(world: World, message: Message, subtype: str) -> Json:
+    channel = world.channels[message.channel]
+    kind = CHANNEL_LETTERS[channel.kind]
+    return {
+        "type": "message", "subtype": subtype, "hidden": True, "channel": channel.id, "channel_type": kind, "ts": world.new_ts(),
+    }  # fmt: skip
 
 
 def _view(call: Call, allowed: str) -> Json:
@@ -362,9 +545,13 @@ def _show(call: Call, view: View) -> Json:
 
 
 def _unused_external_id(call: Call, content: Json) -> None:
-    taken = {view.content.get("external_id") for view in call.world.views.values()}
-    if content.get("external_id") and content["external_id"] in taken:
+    if external_id_taken(call.world, content):
         raise ApiError("duplicate_external_id")
+
+
+def external_id_taken(world: World, content: Json, but: View | None = None) -> bool:
+    taken = {view.content.get("external_id") for view in world.views.values() if view is not but}
+    return bool(content.get("external_id")) and content["external_id"] in taken
 
 
 def views_open(call: Call) -> Json:
@@ -391,13 +578,17 @@ def views_push(call: Call) -> Json:
 
 
 def views_update(call: Call) -> Json:
-    external = call.get("external_id")
-    found = call.world.views.get(call.get("view_id"))
-    if external:
+    view_id, external = call.get("view_id"), call.get("external_id")
+    if not view_id and not external:
+        raise ApiError("invalid_arguments", ["[ERROR] must provide one of: view_id, external_id"])
+    found = call.world.views.get(view_id)
+    if not view_id:
         found = next((view for view in call.world.views.values() if view.content.get("external_id") == external), None)
     if found is None:
         raise ApiError("not_found")
     content = _view(call, found.type)
+    if external_id_taken(call.world, content, found):
+        raise ApiError("duplicate_external_id")
     if call.get("hash") and call.get("hash") != found.hash:
         raise ApiError("hash_conflict")
     change_view(call.world, found, content)
@@ -405,18 +596,21 @@ def views_update(call: Call) -> Json:
 
 
 def views_publish(call: Call) -> Json:
+    call.must("user_id", "view")
     user = call.world.users.get(call.get("user_id"))
-    if user is None or user.is_bot:
-        raise ApiError("invalid_arguments")
+    if user is None or user.is_bot or user.deleted:
+        raise ApiError("invalid_arguments", ["[ERROR] invalid `user_id`"])
     if not call.app.home_tab:
         raise ApiError("not_enabled")
     content = _view(call, "home")
     home = call.world.homes.get(user.id)
+    if external_id_taken(call.world, content, home):
+        raise ApiError("duplicate_external_id")
+    if call.get("hash") and (home is None or call.get("hash") != home.hash):
+        raise ApiError("hash_conflict")
     if home is None:
         home = make_view(call.world, user.id, content, None)
         call.world.homes[user.id] = call.world.views[home.id] = home
-    elif call.get("hash") and call.get("hash") != home.hash:
-        raise ApiError("hash_conflict")
     else:
         change_view(call.world, home, content)
     call.world.touch()
@@ -426,16 +620,21 @@ def views_publish(call: Call) -> Json:
 METHODS: dict[str, Callable[[Call], Json]] = {
     "apps.connections.open": apps_connections_open,
     "auth.test": auth_test,
+    "chat.delete": chat_delete,
     "chat.getPermalink": chat_get_permalink,
     "chat.postEphemeral": chat_post_ephemeral,
     "chat.postMessage": chat_post_message,
     "chat.update": chat_update,
     "conversations.info": conversations_info,
+    "conversations.list": conversations_list,
     "conversations.members": conversations_members,
+    "conversations.open": conversations_open,
+    "team.info": team_info,
     "usergroups.list": usergroups_list,
     "usergroups.users.list": usergroups_users_list,
     "users.conversations": users_conversations,
     "users.info": users_info,
+    "users.list": users_list,
     "views.open": views_open,
     "views.publish": views_publish,
     "views.push": views_push,

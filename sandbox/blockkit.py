@@ -447,5 +447,17 @@ def check_view(view: Any, allowed: Iterable[str] = ("modal", "home")) -> list[st
     return look.faults
 
 
+OFFER = shape({}, {"options": many(OPTION, 0, 100), "option_groups": many(OPTION_GROUP, 0, 100)})
+
+
+def check_offer(answer: Any) -> list[str]:
+    """The faults of an answer to `block_suggestion`, https://docs.slack.dev/reference/interaction-payloads/block_suggestion-payload"""
+    look = Inspection("modal")
+    OFFER(look, answer, "")
+    if isinstance(answer, dict) and ("options" in answer) == ("option_groups" in answer):
+        look.fault("must provide exactly one of: options, option_groups", "")
+    return look.faults
+
+
 def too_large(view: Any) -> bool:
     return len(json.dumps(view, ensure_ascii=False).encode()) > VIEW_BYTES_MAX

@@ -1,20 +1,20 @@
-"""`make demo`: the whole product on one machine. A Slack of its own, the bot in it, and a mail server that shows each log-in."""
+"""`python -m sandbox`: the whole product on one machine. A Slack of its own, the bot in it, and a mail server that shows each log-in."""
 
 import asyncio
-import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import select
 
 from bot import log
 from bot.log import SECRET
@@ -27,26 +27,41 @@ from sandbox.web import Page
 from storage import grants, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database
+from storage.database import Database, Transaction
+from storage.models import CREDENTIALS
 from storage.passwords import Hasher, mask
 
+PORT = 8080
 MAIL_PORT = 2525
+PORTS_TRIED = 20
+LEAK_WATCH = {"message.channels": "channels:history", "message.groups": "groups:history"}
+"""What `BOT_LEAK_WATCH` adds to the manifest: event -> its scope."""
 TOKENS = ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET")
-WHY_NOT = {
-    "format": "not a password of that credential",
-    "password": "wrong password, or no active credential",
-    "back-off": "too many wrong ones",
-}
 
 
-def main(port: int) -> None:
-    """Runs until Ctrl-C. Exits with status 1, and says why, when it cannot start."""
+def main(port: int = PORT, mail_port: int = MAIL_PORT) -> None:
+    """Runs until Ctrl-C, on the next free ports. Exits with status 1, and says why, when it cannot start."""
     try:
         refuse_real_tokens()
-        asyncio.run(run(port))
+        asyncio.run(run(free_port(port), free_port(mail_port)))
     except (StartError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def free_port(first: int) -> int:
+    """The first port from `first` on that nobody listens on here; 0 for 0. Raises StartError after 20 that are taken."""
+    if first == 0:
+        return 0
+    for port in range(first, min(first + PORTS_TRIED, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise StartError(f"The {PORTS_TRIED} ports from {first} on are all taken. Choose another with --port or --mail-port.")
 
 
 def refuse_real_tokens() -> None:
@@ -61,6 +76,8 @@ def refuse_real_tokens() -> None:
 
 def manifest() -> dict[str, Any]:
     made: dict[str, Any] = yaml.safe_load((files("bot") / "manifest.yml").read_text())
+    made["settings"]["event_subscriptions"]["bot_events"] += LEAK_WATCH
+    made["oauth_config"]["scopes"]["bot"] += LEAK_WATCH.values()
     return made
 
 
@@ -89,7 +106,6 @@ class Demo:
         await self._seed(db, roles)
         hasher = Hasher(*self._argon2)
         verifier = Verifier(db, hasher)
-        await verifier.start()
         mail = self.page.mail = MailServer(lambda *asked: self._verify(verifier, *asked), slack.world.clock, slack.world.touch)
         await mail.start(self._mail_port)
         flushing = asyncio.create_task(verifier.keep_flushing())
@@ -101,6 +117,7 @@ class Demo:
                     slack_app_token=SecretStr(app.app_token),
                     slack_api_url=f"{slack.url}/api/",
                     bot_mode="socket",
+                    bot_leak_watch=True,
                     bot_owners=frozenset({next(key for key, role in roles.items() if role == "owner")}),
                     database_url=SecretStr(self._url),
                     smtp_host="127.0.0.1",
@@ -127,11 +144,11 @@ class Demo:
             await db.close()
 
     async def _verify(self, verifier: Verifier, username: str, password: str, address: str) -> tuple[bool, str]:
-        answer, why = await verifier.explain(username, password, address, "smtp")
-        if answer is Answer.YES:
+        result = await verifier.check(username, password, address, "smtp")
+        if result.answer is Answer.YES:
             self.page.done.add("send")
             return True, "accepted"
-        return False, WHY_NOT.get(why, why)
+        return False, result.why
 
     async def _seed(self, db: Database, roles: dict[str, str]) -> None:
         slack, team = self.slack, self.slack.world.team.id
@@ -161,30 +178,37 @@ class Demo:
         """Ticks off the steps of the first minute."""
         while True:
             await self.slack.world.changed(5)
-            states = set(await db.read(lambda tx: tx.connection.scalars(text("SELECT DISTINCT state FROM credentials")).all()))
+            states = set(await db.read(_states))
             refused = bool(mail.logins) and not mail.logins[-1].accepted
-            done = ({"create"} if states & {"active", "deleted"} else set()) | ({"revoke"} if "deleted" in states and refused else set())
+            people = self.slack.people
+            posted = [one.text for messages in self.slack.world.messages.values() for one in messages if one.user in people]
+            done = {
+                *({"create"} if states & {"active", "deleted"} else ()),
+                *({"leak"} if any(mask(text) != text for text in posted) else ()),
+                *({"revoke"} if "deleted" in states else ()),
+                *({"refused"} if "deleted" in states and refused else ()),
+            }
             if done - self.page.done:
                 self.page.done |= done
                 self.slack.world.touch()
 
 
-async def run(port: int) -> None:
-    """Raises StartError, or OSError when a port is taken."""
+def _states(tx: Transaction) -> Sequence[str]:
+    return tx.connection.scalars(select(CREDENTIALS.c.state).distinct()).all()
+
+
+async def run(port: int, mail_port: int) -> None:
+    """Raises StartError, or OSError when a port cannot be listened on."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log.configure("INFO", "console")
     logging.getLogger("sandbox").info("sandbox: nothing here is a real Slack or a real mail server")
+    print("Starting a Slack, the bot and a mail server on this machine…", flush=True)
 
     def ready(demo: Demo) -> None:
         print(f"\nSandbox: open {demo.slack.url} in a browser. Ctrl-C ends it.")
         print(f"Its mail server listens on 127.0.0.1 port {demo.page.mail.port}.\n", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="smtp-bot-sandbox-") as folder:
-        try:
-            await Demo(Path(folder), port).run(ready, stop)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise StartError(f"Port {port} or {MAIL_PORT} is taken. Choose another with: smtp-bot demo --port 8081") from None
-            raise
+        await Demo(Path(folder), port, mail_port).run(ready, stop)

@@ -64,6 +64,11 @@ def _complete_texts(node: Any) -> None:
             _complete_texts(part)
 
 
+def options(element: Json) -> list[Json]:
+    """The options of a menu, also those in groups."""
+    return list(element.get("options", [])) + [one for group in element.get("option_groups", []) for one in group["options"]]
+
+
 def empty(element: Json) -> Any:
     key = HOLDS[element["type"]][0]
     return [] if key.endswith("s") and key != "rich_text_value" else None

@@ -7,11 +7,15 @@ import smtplib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from email import message_from_bytes
+from email.policy import default
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 LOGINS_KEPT = 200
+MESSAGES_KEPT = 50
+HEADER_KEPT = 200  # characters of a sender, recipient or subject
 SEND_TIMEOUT = 20.0  # seconds
 
 Verify = Callable[[str, str, str], Awaitable[tuple[bool, str]]]
@@ -22,12 +26,24 @@ Verify = Callable[[str, str, str], Awaitable[tuple[bool, str]]]
 class LogIn:
     at: float
     username: str
+    address: str
     accepted: bool
     why: str
 
 
+@dataclass(frozen=True)
+class Queued:
+    """A message that the server took."""
+
+    at: float
+    username: str
+    sender: str
+    recipients: str
+    subject: str
+
+
 class MailServer:
-    """Listens on loopback. `changed` is called after each log-in."""
+    """Listens on loopback. `changed` is called after each log-in and each message."""
 
     def __init__(self, verify: Verify, clock: Callable[[], float], changed: Callable[[], None]) -> None:
         self._verify = verify
@@ -35,7 +51,8 @@ class MailServer:
         self._changed = changed
         self._server: asyncio.Server | None = None
         self.logins: deque[LogIn] = deque(maxlen=LOGINS_KEPT)
-        self.messages = 0
+        self.queue: deque[Queued] = deque(maxlen=MESSAGES_KEPT)
+        self.taken = 0
         self.port = 0
 
     async def start(self, port: int) -> None:
@@ -47,13 +64,21 @@ class MailServer:
     def _connection(self) -> SMTP:
         return _Smtp(self, hostname="sandbox", auth_required=True, auth_require_tls=False, timeout=60)
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, _envelope: Envelope) -> str:  # aiosmtpd's name
-        self.messages += 1
+    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # aiosmtpd's name
+        self.taken += 1
+        content = envelope.content if isinstance(envelope.content, bytes) else str(envelope.content or "").encode()
+        subject = str(message_from_bytes(content, policy=default).get("subject", ""))
+        who = session.auth_data.login.decode("utf-8", "replace") if isinstance(session.auth_data, LoginPassword) else ""
+        kept = (who, envelope.mail_from or "", ", ".join(envelope.rcpt_tos), subject)
+        self.queue.append(Queued(self._clock(), *(one[:HEADER_KEPT] for one in kept)))
+        self._changed()
         return "250 2.0.0 Accepted. This is a sandbox: the message goes nowhere"
 
-    async def log_in(self, username: str, password: str, address: str) -> bool:
+    async def log_in(self, username: str, password: str, address: str, again: bool) -> bool:
+        """`again`: the same client tries what was just refused, by its next mechanism; it is asked for, and not written down twice."""
         accepted, why = await self._verify(username, password, address)
-        self.logins.append(LogIn(self._clock(), username[:64], accepted, why))
+        if accepted or not again:
+            self.logins.append(LogIn(self._clock(), username[:64], address, accepted, why))
         self._changed()
         return accepted
 
@@ -68,12 +93,15 @@ class _Smtp(SMTP):
     def __init__(self, mail: MailServer, **options: Any) -> None:
         super().__init__(mail, **options)
         self._mail = mail
+        self._refused: tuple[bytes, bytes] | None = None
 
     async def _answer(self, login: bytes, password: bytes) -> AuthResult:
         peer = self.session.peer if self.session else None
         address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
         username = login.decode("utf-8", "replace")
-        accepted = await self._mail.log_in(username, password.decode("utf-8", "replace"), address)
+        again = self._refused == (login, password)
+        accepted = await self._mail.log_in(username, password.decode("utf-8", "replace"), address, again)
+        self._refused = None if accepted else (login, password)
         return AuthResult(success=accepted, handled=False, auth_data=LoginPassword(login, b""))
 
     async def auth_PLAIN(self, _server: SMTP, args: list[str]) -> AuthResult:  # aiosmtpd's name

@@ -1,21 +1,35 @@
-"""What a person does in Slack's client, and what they see: type, fill, pick, tick, press, read."""
+"""What a person does in Slack's client, and what they see: type, fill, pick, tick, press, read. And other apps, which only post."""
 
+import asyncio
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sandbox import inputs
-from sandbox.api import change_view, describe_message, describe_view, make_view
-from sandbox.blockkit import check_view
+from sandbox import escaping, inputs
+from sandbox.api import (
+    STACK_MAX,
+    SUBTEAM_USERS_MAX,
+    change_view,
+    describe_group,
+    describe_message,
+    describe_user,
+    describe_view,
+    external_id_taken,
+    make_view,
+    message_changed,
+    message_deleted,
+    message_posted,
+)  # fmt: skip
+from sandbox.blockkit import check_offer, check_view
+from sandbox.delivery import Ack, Delivery
 from sandbox.drawing import text_of
 from sandbox.inputs import Json
-from sandbox.world import Channel, Message, User, View
-
-if TYPE_CHECKING:
-    from sandbox.slack import Ack, Slack
+from sandbox.world import Channel, Group, Message, User, View
 
 SEE_TIMEOUT = 10.0  # seconds that somebody looks for something before they give up
 CONNECTING = "We had some trouble connecting. Try again?"
 TROUBLE = "failed with the error"
+QUERY_MIN = 3  # characters typed before an external_select asks, unless it says otherwise (docs.slack.dev: reference/block-kit)
 
 
 class NotSeen(AssertionError):
@@ -25,7 +39,7 @@ class NotSeen(AssertionError):
 class Person:
     """One person in front of their client. What they see is only what Slack would show them."""
 
-    def __init__(self, slack: "Slack", user: User) -> None:
+    def __init__(self, slack: Delivery, user: User) -> None:
         self.slack = slack
         self.world = slack.world
         self.user = user
@@ -99,7 +113,9 @@ class Person:
     # --- typing ---
     async def types(self, channel: Channel, text: str) -> None:
         """Types into a channel: a slash command goes to the app, all else is a message."""
-        command, _, rest = text.partition(" ")
+        if self.world.dm_is_read_only(channel) or self.id not in channel.members:
+            raise NotSeen(f"{self.name} has nothing to type into there")
+        command = text.partition(" ")[0]
         app = self.world.installed()
         if not command.startswith("/"):
             await self.posts(channel, text)
@@ -107,35 +123,168 @@ class Person:
         if command not in app.commands or self.user.team_id != self.world.team.id:
             self.world.notice(self.id, channel.id, f"{command} is not a valid command.")
             return
-        payload = {
+        ack = await self.slack.deliver("slash_commands", self.command(channel, text))
+        if ack.trouble:
+            self.world.notice(self.id, channel.id, f"{command} {TROUBLE} {ack.trouble}")
+
+    def command(self, channel: Channel, text: str) -> Json:
+        """What Slack sends for a slash command that they typed."""
+        command, _, rest = text.partition(" ")
+        app = self.world.installed()
+        return {
             "token": "verification-token-deprecated",
             "team_id": self.world.team.id,
             "team_domain": self.world.team.domain,
             "channel_id": channel.id,
-            "channel_name": channel.name if channel.kind == "public" else {"private": "privategroup", "im": "directmessage"}[channel.kind],
+            "channel_name": _channel_name(channel),
             "user_id": self.id,
             "user_name": self.name,
             "command": command,
-            "text": rest.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-            if app.commands[command].get("should_escape")
-            else rest,
+            "text": self._typed(rest) if app.commands[command].get("should_escape") else rest,
             "api_app_id": app.id,
             "is_enterprise_install": "false",
             "response_url": self.slack.new_response_url(self.id, channel.id),
             "trigger_id": self.world.new_trigger(self.id, channel.id),
         }
-        ack = await self.slack.deliver("slash_commands", payload)
-        if ack.trouble:
-            self.world.notice(self.id, channel.id, f"{command} {TROUBLE} {ack.trouble}")
 
-    async def posts(self, channel: Channel, text: str, blocks: list[Json] | None = None) -> Message:
-        """An ordinary message."""
-        message = self.world.add_message(channel.id, self.id, text, inputs.complete(blocks or []))
-        kind = {"public": "channel", "private": "group", "im": "im"}[channel.kind]
-        event = describe_message(self.world, message) | {"channel": channel.id, "channel_type": kind}
-        if self.world.bot_is_in(channel):
-            self.slack.soon(self.slack.event(event))
+    def _typed(self, text: str) -> str:
+        return escaping.command_text(self.world, text) if self.slack.escape_typed else escaping.escape(text)
+
+    async def posts(self, channel: Channel, text: str, blocks: list[Json] | None = None, thread: Message | None = None) -> Message:
+        """An ordinary message, or one in the thread under another."""
+        made = inputs.complete(escaping.message_blocks(self.world, text) if blocks is None else blocks)
+        written = escaping.message_text(self.world, text)
+        message = self.world.add_message(channel.id, self.id, written, made, thread_ts=thread.ts if thread else None)
+        self.slack.happens(channel, message_posted(self.world, message))
         return message
+
+    async def edits(self, message: Message, text: str) -> None:
+        """Changes a message of their own."""
+        self._own(message)
+        before = describe_message(self.world, message)
+        message.text = escaping.message_text(self.world, text)
+        message.blocks = inputs.complete(escaping.message_blocks(self.world, text))
+        message.edited = {"user": self.id, "ts": self.world.new_ts()}
+        self.world.touch()
+        self.slack.happens(self.world.channels[message.channel], message_changed(self.world, message, before))
+
+    async def deletes(self, message: Message) -> None:
+        """Deletes a message of their own."""
+        self._own(message)
+        self.world.remove_message(message)
+        self.slack.happens(self.world.channels[message.channel], message_deleted(self.world, message))
+
+    def _own(self, message: Message) -> None:
+        if message.user != self.id or message not in self.messages():
+            raise NotSeen(f"{self.name} cannot change that message")
+
+    # --- in the team: each waits until the app has heard of it ---
+    async def joins(self, channel: Channel, inviter: str = "") -> None:
+        """Becomes a member of a channel."""
+        await self._joined(channel, self.id, inviter)
+
+    async def leaves(self, channel: Channel) -> None:
+        channel.members.remove(self.id)
+        self.world.touch()
+        if self.world.bot_is_in(channel):
+            await self.slack.event(self._membership("member_left_channel", channel, self.id))
+
+    async def invites_app(self, channel: Channel) -> None:
+        """Types `/invite` with the app's name."""
+        await self._joined(channel, self.world.installed().bot_user, self.id)
+
+    async def removes_app(self, channel: Channel) -> None:
+        channel.members.remove(self.world.installed().bot_user)
+        self.world.touch()
+        kind = "channel_left" if channel.kind == "public" else "group_left"
+        await self.slack.event({"type": kind, "channel": channel.id, "actor_id": self.id})
+
+    async def _joined(self, channel: Channel, user: str, inviter: str) -> None:
+        if user in channel.members:
+            return
+        channel.members.append(user)
+        self.world.touch()
+        event = self._membership("member_joined_channel", channel, user)
+        if self.world.bot_is_in(channel):
+            await self.slack.event(event | ({"inviter": inviter} if inviter else {}))
+
+    def _membership(self, what: str, channel: Channel, user: str) -> Json:
+        letter = "C" if channel.kind == "public" else "G"
+        return {"type": what, "user": user, "channel": channel.id, "channel_type": letter, "team": self.world.team.id}
+
+    async def deactivates(self, other: "Person") -> None:
+        """Ends somebody's account, as an administrator of the team."""
+        other.user.deleted = True
+        for channel in self.world.channels.values():
+            if channel.kind != "im" and other.id in channel.members:
+                channel.members.remove(other.id)
+        await self._changed(other.user)
+
+    async def reactivates(self, other: "Person") -> None:
+        other.user.deleted = False
+        await self._changed(other.user)
+
+    async def makes_guest(self, other: "Person", single_channel: bool = False) -> None:
+        other.user.is_restricted, other.user.is_ultra_restricted = True, single_channel
+        await self._changed(other.user)
+
+    async def makes_member(self, other: "Person") -> None:
+        """Makes a guest a full member again."""
+        other.user.is_restricted = other.user.is_ultra_restricted = False
+        await self._changed(other.user)
+
+    async def _changed(self, user: User) -> None:
+        self.world.touch()
+        await self.slack.event({"type": "user_change", "user": describe_user(user), "cache_ts": int(self.world.clock())})
+
+    async def changes_group(self, group: Group, *, add: "tuple[Person, ...]" = (), remove: "tuple[Person, ...]" = ()) -> None:
+        """Adds people to a user group and takes people out of it."""
+        added = [one.id for one in add if one.id not in group.users]
+        removed = [one.id for one in remove if one.id in group.users]
+        group.users[:] = [one for one in group.users if one not in removed] + added
+        delta: Json = {"type": "subteam_members_changed", "subteam_id": group.id, "team_id": self.world.team.id}
+        for name, users in (("added", added), ("removed", removed)):
+            delta |= {f"{name}_users": users, f"{name}_users_count": len(users)} if users else {}
+        await self.slack.event(delta | {"date_update": int(self.world.clock())})
+        await self._group_updated(group)
+
+    async def disables_group(self, group: Group) -> None:
+        group.disabled = True
+        await self._group_updated(group)
+
+    async def _group_updated(self, group: Group) -> None:
+        users = {"users": group.users[:SUBTEAM_USERS_MAX], "user_count": len(group.users)}
+        await self.slack.event({"type": "subteam_updated", "subteam": describe_group(self.world, group) | users})
+
+    async def archives(self, channel: Channel) -> None:
+        channel.archived = True
+        self.world.touch()
+        await self.slack.event({"type": f"{_old_name(channel)}_archive", "channel": channel.id, "user": self.id})
+
+    async def deletes_channel(self, channel: Channel) -> None:
+        del self.world.channels[channel.id]
+        self.world.messages.pop(channel.id, None)
+        self.world.touch()
+        await self.slack.event({"type": f"{_old_name(channel)}_deleted", "channel": channel.id})
+
+    async def shares(self, channel: Channel, team: str = "T0ELSEWHERE") -> None:
+        """Shares a channel with another organization."""
+        channel.connected_teams.append(team)
+        await self.slack.event({"type": "channel_shared", "connected_team_id": team, "channel": channel.id})
+
+    async def unshares(self, channel: Channel, team: str = "T0ELSEWHERE") -> None:
+        channel.connected_teams.remove(team)
+        gone = {"previously_connected_team_id": team, "is_ext_shared": channel.is_ext_shared}
+        await self.slack.event({"type": "channel_unshared", "channel": channel.id} | gone)
+
+    async def uninstalls_app(self) -> None:
+        """Removes the app from the team: its tokens are void before it hears of it."""
+        app = self.world.installed()
+        app.revoked = True
+        await asyncio.gather(
+            self.slack.event({"type": "tokens_revoked", "tokens": {"oauth": [], "bot": [app.bot_user]}}),
+            self.slack.event({"type": "app_uninstalled"}),
+        )
 
     # --- filling in ---
     def _input(self, view: View, label: str) -> tuple[Json, Json]:
@@ -158,31 +307,87 @@ class Person:
         inputs.hold(view.values, *self._input(view, label), text or None)
         self.world.touch()
 
-    def picks(self, label: str, choice: "str | Channel | Person | None") -> None:
-        """Chooses in a select of the modal: an option by its text, a channel, a person, or a date."""
+    def picks(self, label: str, choice: "str | int | Channel | Person | None") -> None:
+        """Chooses in the modal: an option by its text, a channel, a person, a date, a time, or a moment in seconds."""
         view = self._front()
-        block, element = self._input(view, label)
-        inputs.hold(view.values, block, element, self._choice(element, choice))
+        block, element = self._at_rest(view, label)
+        inputs.hold(view.values, block, element, self._choice(view, block, element, choice))
         self.world.touch()
 
     def ticks(self, label: str, *choices: str) -> None:
         """Leaves exactly these boxes ticked."""
         view = self._front()
-        block, element = self._input(view, label)
-        inputs.hold(view.values, block, element, [self._option(element, choice) for choice in choices])
+        block, element = self._at_rest(view, label)
+        inputs.hold(view.values, block, element, [self._option(view, block, element, choice) for choice in choices])
         self.world.touch()
 
-    def _choice(self, element: Json, choice: "str | Channel | Person | None") -> Any:
+    def _at_rest(self, view: View, label: str) -> tuple[Json, Json]:
+        block, element = self._input(view, label)
+        if block.get("dispatch_action"):
+            raise NotSeen(f"{label!r} acts at once: use selects()")
+        return block, element
+
+    async def searches(self, label: str, text: str, where: Message | View | None = None) -> list[str]:
+        """Types into an `external_select`; the texts that the app offers, which `picks` and `selects` can then choose from."""
+        shown, block, element = self._menu(label, where)
+        if element["type"] != "external_select":
+            raise NotSeen(f"{self.name} cannot search in {label!r}")
+        return [option["text"]["text"] for option in await self.is_offered(shown, block, element, text)]
+
+    async def is_offered(self, shown: Message | View, block: Json, element: Json, text: str) -> list[Json]:
+        """The options that the app has for what was typed into an `external_select`; none where it answers what Slack refuses."""
+        key = (block["block_id"], element["action_id"])
+        offered = shown.offered
+        offered[key] = []
+        if len(text) < element.get("min_query_length", QUERY_MIN):
+            return []
+        payload: Json = {"type": "block_suggestion", **self._everywhere(), "block_id": key[0], "action_id": key[1], "value": text}
+        if isinstance(shown, View):
+            payload |= {"container": {"type": "view", "view_id": shown.id}, "view": describe_view(self.world, shown)}
+        else:
+            about = self._in_message(shown)
+            payload |= {name: about[name] for name in ("container", "channel", "message") if name in about}
+        ack = await self.slack.deliver("interactive", payload)
+        if ack.trouble or check_offer(ack.body):
+            return []
+        offered[key] = list(ack.body.get("options") or []) + [
+            option for group in ack.body.get("option_groups") or [] for option in group["options"]
+        ]
+        self.world.touch()
+        return offered[key]
+
+    def _choice(self, shown: Message | View, block: Json, element: Json, choice: "str | int | Channel | Person | None") -> Any:
         if choice is None:
             return None
-        if isinstance(choice, str):
-            return self._option(element, choice) if "options" in element or "option_groups" in element else choice
-        return choice.id
+        kind = element["type"]
+        if isinstance(choice, Person):
+            if choice.user.deleted:
+                raise NotSeen(f"{self.name} is not offered {choice.name}, whose account is deactivated")
+            return choice.id
+        if isinstance(choice, Channel):
+            if not self._lets_through(element, choice):
+                raise NotSeen(f"{self.name} is not offered #{choice.name} there")
+            return choice.id
+        if kind in ("static_select", "radio_buttons", "external_select"):
+            return self._option(shown, block, element, str(choice))
+        if kind == "timepicker" and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", str(choice)):
+            raise NotSeen(f"{self.name} can only choose a time such as 09:30")
+        return choice
 
-    def _option(self, element: Json, text: str) -> Json:
-        offered: list[Json] = list(element.get("options", []))
-        for group in element.get("option_groups", []):
-            offered += group["options"]
+    def _lets_through(self, element: Json, channel: Channel) -> bool:
+        """Whether a select offers the channel: one that they may see, and that its filter lets through."""
+        wanted = element.get("filter") or {}
+        kind = channel.kind if element["type"] == "conversations_select" else "public"
+        return (
+            (channel.kind == "public" or self.id in channel.members)
+            and channel.kind == kind
+            and channel.kind in wanted.get("include", [channel.kind])
+            and not channel.archived
+            and not (channel.is_ext_shared and wanted.get("exclude_external_shared_channels"))
+        )
+
+    def _option(self, shown: Message | View, block: Json, element: Json, text: str) -> Json:
+        offered = inputs.options(element) + shown.offered.get((block["block_id"], element["action_id"]), [])
         for option in offered:
             if option["text"]["text"] == text:
                 return option
@@ -200,7 +405,10 @@ class Person:
         view.busy = True
         ack = await self.slack.deliver("interactive", self.submission(view))
         view.busy = False
-        self._after_submission(view, ack)
+        if self.slack.late_acks and ack.body:
+            await asyncio.sleep(self.slack.late_acks)
+        if view.id in self.world.views:
+            self._after_submission(view, ack)
         self.world.touch()
 
     def submission(self, view: View) -> Json:
@@ -217,7 +425,7 @@ class Person:
             "response_urls": urls,
         }
 
-    def _after_submission(self, view: View, ack: "Ack") -> None:
+    def _after_submission(self, view: View, ack: Ack) -> None:
         """https://docs.slack.dev/surfaces/modals#handling_submissions"""
         if ack.trouble or (ack.body and not isinstance(ack.body, dict)):
             view.trouble = CONNECTING
@@ -234,7 +442,9 @@ class Person:
                     view.trouble = CONNECTING
             case "update" | "push" as action:
                 content = body.get("view")
-                if check_view(content, ("modal",)):
+                full = action == "push" and len(self.world.modals[self.id]) >= STACK_MAX
+                faults = check_view(content, ("modal",))
+                if faults or full or external_id_taken(self.world, content or {}, view if action == "update" else None):
                     view.trouble = CONNECTING
                 elif action == "update":
                     change_view(self.world, view, content or {})
@@ -264,20 +474,24 @@ class Person:
     async def chooses(self, option: str, near: str, where: Message | View | None = None) -> None:
         """Chooses in the overflow menu of the block with the text `near`."""
         shown, block, element = await self._finds("overflow", option, where, near)
-        await self.acts(shown, block, element, {"selected_option": self._option(element, option)})
+        await self.acts(shown, block, element, {"selected_option": self._option(shown, block, element, option)})
 
-    async def selects(self, label: str, choice: "str | Channel | Person", where: Message | View | None = None) -> None:
-        """Chooses in a select that acts at once, one that stands in no input block."""
+    async def selects(self, label: str, choice: "str | int | Channel | Person", where: Message | View | None = None) -> None:
+        """Chooses in a menu that acts at once: one in no input block, or in one with `dispatch_action`."""
+        shown, block, element = self._menu(label, where)
+        if block["type"] == "input" and not block.get("dispatch_action"):
+            raise NotSeen(f"{label!r} waits for the modal's button: use picks()")
+        value = self._choice(shown, block, element, choice)
+        inputs.hold(shown.values if isinstance(shown, View) else shown.state[self.id], block, element, value)
+        await self.acts(shown, block, element, {inputs.HOLDS[element["type"]][0]: value})
+
+    def _menu(self, label: str, where: Message | View | None) -> tuple[Message | View, Json, Json]:
+        """What can be chosen in, by its label, placeholder or action id. Raises NotSeen."""
         for shown in self._shown(where):
             for block, element in inputs.elements(shown.blocks):
-                held = (element.get("placeholder") or {}).get("text") == label or element.get("action_id") == label
-                if held and element["type"] in inputs.HOLDS and block["type"] != "input":
-                    value = self._choice(element, choice)
-                    key = inputs.HOLDS[element["type"]][0]
-                    values = shown.values if isinstance(shown, View) else shown.state[self.id]
-                    inputs.hold(values, block, element, value)
-                    await self.acts(shown, block, element, {key: value})
-                    return
+                names = [(element.get("placeholder") or {}).get("text"), element.get("action_id"), (block.get("label") or {}).get("text")]
+                if label in names and element["type"] in inputs.HOLDS:
+                    return shown, block, element
         raise NotSeen(f"{self.name} sees no menu {label!r}, but:\n{self.screen()}")
 
     async def enters(self, label: str, text: str, where: Message | View | None = None) -> None:
@@ -356,7 +570,7 @@ class Person:
                 "channel_id": channel.id,
                 "is_ephemeral": message.ephemeral_to is not None,
             },
-            "channel": {"id": channel.id, "name": channel.name if channel.kind == "public" else "privategroup"},
+            "channel": {"id": channel.id, "name": _channel_name(channel)},
             "trigger_id": self.world.new_trigger(self.id, channel.id),
             "response_url": self.slack.new_response_url(self.id, channel.id, message),
             "state": {"values": message.state[self.id]},
@@ -384,7 +598,7 @@ class Person:
             payload |= {
                 "response_url": self.slack.new_response_url(self.id, channel.id),
                 "message_ts": message.ts,
-                "channel": {"id": channel.id, "name": channel.name if channel.kind == "public" else "privategroup"},
+                "channel": {"id": channel.id, "name": _channel_name(channel)},
                 "message": describe_message(self.world, message),
             }
         ack = await self.slack.deliver("interactive", payload)
@@ -410,3 +624,33 @@ class Person:
             "enterprise": None,
             "is_enterprise_install": False,
         }
+
+
+class OtherApp:
+    """Another app of the team, such as a build server or an alarm."""
+
+    def __init__(self, slack: Delivery, user: User, bot_id: str, app_id: str, webhook: bool) -> None:
+        self.slack = slack
+        self.user = user
+        named = (
+            {"username": user.real_name, "subtype": "bot_message"} if webhook else {"bot_profile": {"id": bot_id, "name": user.real_name}}
+        )
+        self._more = {"bot_id": bot_id, "app_id": app_id, **named}
+
+    async def posts(self, channel: Channel, text: str, blocks: list[Json] | None = None, attachments: list[Json] | None = None) -> Message:
+        """`text` as the app sends it; `attachments` as older alarms still do."""
+        world = self.slack.world
+        message = world.add_message(
+            channel.id, self.user.id, text, inputs.complete(blocks or []), attachments=attachments or [], more=dict(self._more)
+        )
+        self.slack.happens(channel, message_posted(world, message))
+        return message
+
+
+def _channel_name(channel: Channel) -> str:
+    return channel.name if channel.kind == "public" else {"private": "privategroup", "im": "directmessage"}[channel.kind]
+
+
+def _old_name(channel: Channel) -> str:
+    """Events still call a private channel a group."""
+    return "channel" if channel.kind == "public" else "group"

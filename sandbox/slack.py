@@ -5,91 +5,49 @@ Everything lives in memory and listens on loopback only. Tests and the demo page
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import json
 import secrets
 import socket
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl
 
 import aiohttp
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sandbox import api
-from sandbox.api import ApiError, check_message
+from sandbox.api import ApiError, check_message, message_changed, message_deleted, message_posted
+from sandbox.delivery import ACK_TIMEOUT, EVENT_RETRIES, EVENT_SCOPES, Delivery, Exchange
+from sandbox.faults import Fault
 from sandbox.inputs import Json
-from sandbox.people import Person
-from sandbox.world import App, Channel, Group, Message, World
+from sandbox.people import OtherApp, Person
+from sandbox.world import App, Channel, Group
 
-ACK_TIMEOUT = 3.0  # seconds that the app has for an acknowledgement
+__all__ = ["Exchange", "Fault", "Slack"]
+
 RESPONSE_URL_LIFETIME = 30 * 60  # seconds
 RESPONSE_URL_USES = 5
-EVENT_RETRIES = (0.0, 60.0, 300.0)  # seconds before each repetition of an event that was not acknowledged
-TRAFFIC_KEPT = 20_000
 BODY_MAX = 4 * 1024 * 1024
+TRANSPORT = "sandbox.transport"
+ANY = "*"
+"""In place of a method: every method, and `response_url`."""
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """One thing that went over the wire."""
-
-    way: str
-    """`to app` or `from app`."""
-    what: str
-    """The method, `response_url`, or the kind of payload."""
-    sent: str
-    status: int
-    answer: str
-    at: float
-
-
-@dataclass
-class Fault:
-    """What a method, `response_url`, answers instead of doing its work; or after it (`done`): then the app cannot know that it was done."""
-
-    error: str = "internal_error"
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    times: int = 1
-    done: bool = False
-    hang_up: bool = False
-
-
-@dataclass
-class ResponseUrl:
-    user: str
-    channel: str
-    at: float
-    message: Message | None = None
-    """The message that was pressed in: what `replace_original` and `delete_original` change."""
-    uses: int = 0
-
-
-class Ack:
-    """The app's acknowledgement, or why there is none (`trouble`, Slack's word)."""
-
-    def __init__(self, body: Any = None, trouble: str = "") -> None:
-        self.body = body
-        self.trouble = trouble
-
-
-class Slack:
+class Slack(Delivery):
     """One Slack team.
 
     Args:
         clock: seconds since the epoch, by which triggers, response_urls and signatures age.
-        event_retries: seconds before each repetition of an event that was not acknowledged.
-        ack_timeout: seconds.
+        event_retries, ack_timeout, late_acks, escape_typed: as of `Delivery`.
         routes: what else is served, such as the demo's page.
     """
 
@@ -99,27 +57,29 @@ class Slack:
         event_retries: tuple[float, ...] = EVENT_RETRIES,
         ack_timeout: float = ACK_TIMEOUT,
         routes: tuple[BaseRoute, ...] = (),
+        late_acks: float = 0.0,
+        escape_typed: bool = True,
     ) -> None:
-        self.world = World(clock)
-        self.traffic: deque[Exchange] = deque(maxlen=TRAFFIC_KEPT)
+        super().__init__(clock, event_retries, ack_timeout, late_acks, escape_typed)
         self.people: dict[str, Person] = {}
-        self.url = ""
-        self._event_retries = event_retries
-        self._ack_timeout = ack_timeout
         self._routes = routes
         self._faults: dict[str, list[Fault]] = {}
-        self._response_urls: dict[str, ResponseUrl] = {}
-        self._tickets: set[str] = set()
-        self._sockets: list[WebSocket] = []
-        self._awaited: dict[str, asyncio.Future[Any]] = {}
-        self._http: aiohttp.ClientSession | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._told = asyncio.Event()
 
     # --- making the team ---
     def install(self, manifest: Json, request_url: str | None = None) -> App:
-        """Installs the app that the manifest describes. With a `request_url` it is served over HTTP, without over Socket Mode."""
+        """Installs the app that the manifest describes. With a `request_url` it is served over HTTP, without over Socket Mode.
+
+        Raises ValueError for an event whose scope the manifest does not ask for, as Slack refuses it.
+        """
         world = self.world
         features, settings = manifest["features"], manifest["settings"]
+        scopes = list(manifest["oauth_config"]["scopes"]["bot"])
+        events = list(settings.get("event_subscriptions", {}).get("bot_events", []))
+        for event in events:
+            needed = EVENT_SCOPES.get(event)
+            if needed and not set(needed) & set(scopes):
+                raise ValueError(f"The event {event} needs one of the scopes: {', '.join(needed)}")
         name = features["bot_user"]["display_name"]
         bot = world.add_user("smtp_credentials", is_bot=True, real_name=name)
         home = features.get("app_home", {})
@@ -131,13 +91,14 @@ class Slack:
             bot_token=f"xoxb-sandbox-{secrets.token_hex(12)}",
             app_token=f"xapp-sandbox-{secrets.token_hex(12)}",
             signing_secret=secrets.token_hex(16),
-            scopes=list(manifest["oauth_config"]["scopes"]["bot"]),
+            scopes=scopes,
             commands={command["command"]: command for command in features.get("slash_commands", [])},
             shortcuts=features.get("shortcuts", []),
-            events=list(settings.get("event_subscriptions", {}).get("bot_events", [])),
+            events=events,
             interactive=settings["interactivity"]["is_enabled"],
             home_tab=home.get("home_tab_enabled", False),
             messages_tab=home.get("messages_tab_enabled", False),
+            read_only=home.get("messages_tab_read_only_enabled", False),
             request_url=request_url,
         )
         return world.app
@@ -157,9 +118,58 @@ class Slack:
         self.world.groups[group.id] = group
         return group
 
+    def add_app(self, name: str, webhook: bool = False) -> OtherApp:
+        """Another app, such as a build server's; with `webhook` one that posts through an incoming webhook and has no user."""
+        user = self.world.add_user(name.lower().replace(" ", "_"), is_bot=True, real_name=name)
+        return OtherApp(self, user, self.world.new_id("B"), self.world.new_id("A"), webhook)
+
+    # --- going wrong ---
     def fail(self, what: str, fault: Fault) -> None:
-        """The next calls of a method, or of `response_url`, go wrong as the fault says."""
-        self._faults.setdefault(what, []).append(fault)
+        """The next calls of a method, of `response_url`, or of both (`*`) go wrong as the fault says."""
+        self._faults.setdefault(what, []).append(replace(fault))
+
+    def heals(self) -> None:
+        """Nothing goes wrong any more."""
+        self._faults.clear()
+        self.answers()
+
+    def answers(self) -> None:
+        """Those that wait for the answer of a silent fault get it."""
+        self._told.set()
+        self._told = asyncio.Event()
+
+    def _fault(self, what: str) -> Fault | None:
+        for name in (what, ANY):
+            planned = self._faults.get(name)
+            if not planned:
+                continue
+            fault = planned[0]
+            if fault.passes:
+                fault.passes -= 1
+                continue
+            fault.times -= 1
+            if fault.times == 0:
+                planned.pop(0)
+            return fault
+        return None
+
+    async def _wrong(self, request: Request, fault: Fault, sent: bytes, answer: str, media_type: str) -> Response:
+        """The answer that the fault says."""
+        what = request.path_params.get("method", "response_url")
+        if fault.body is not None:
+            answer = fault.body if isinstance(fault.body, str) else fault.body.decode("latin-1")
+        body = fault.body if isinstance(fault.body, bytes) else answer.encode()
+        self._note("from app", what, sent.decode("utf-8", "replace"), fault.status, answer)
+        if fault.then:
+            fault.then()
+        if fault.silent:
+            await self._told.wait()
+        if fault.hang_up:
+            request.scope[TRANSPORT].abort()
+        headers = fault.headers | {"content-type": fault.content_type or media_type}
+        if fault.cut:
+            return StreamingResponse(_half(body), fault.status, headers | {"content-length": str(len(body))})
+        return Response(body, fault.status, headers)
 
     # --- serving ---
     @contextlib.asynccontextmanager
@@ -172,7 +182,13 @@ class Slack:
         listener.listen()
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            self.application(), log_config=None, access_log=False, lifespan="off", ws="websockets-sansio", timeout_graceful_shutdown=2
+            self.application(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=_Protocol,
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=2,
         )
         server = _Server(config)
         # An app that uses a connection while this side closes it would see a broken one: keep none open.
@@ -181,6 +197,7 @@ class Slack:
         try:
             yield self
         finally:
+            self.answers()
             for task in list(self._tasks):
                 task.cancel()
             for connection in list(self._sockets):
@@ -216,35 +233,27 @@ class Slack:
                 answer = error.answer
             if fault:
                 answer = {"ok": False, "error": fault.error}
-        status = fault.status if fault else 200
-        self._note("from app", method, body.decode("utf-8", "replace"), status, json.dumps(answer))
-        if fault and fault.hang_up:
-            raise _HangUp
+        text = json.dumps(answer)
+        if fault:
+            return await self._wrong(request, fault, body, text, "application/json; charset=utf-8")
+        self._note("from app", method, body.decode("utf-8", "replace"), 200, text)
         app = self.world.app
         headers = {"x-oauth-scopes": ",".join(app.scopes)} if app else {}
-        return JSONResponse(answer, status, headers | (fault.headers if fault else {}))
+        return Response(text, 200, headers, "application/json; charset=utf-8")
 
     # --- response_url ---
-    def new_response_url(self, user: str, channel: str, message: Message | None = None) -> str:
-        key = secrets.token_urlsafe(24)
-        self._response_urls[key] = ResponseUrl(user, channel, self.world.clock(), message)
-        return f"{self.url}/response/{key}"
-
     async def _response(self, request: Request) -> Response:
         body = await _read(request)
         if body is None:
             return PlainTextResponse("body too large", 413)
         fault = self._fault("response_url")
         if fault and not fault.done:
-            status, answer = fault.status, fault.error
-        else:
-            status, answer = self._use(request.path_params["key"], body)
-            if fault:
-                status, answer = fault.status, fault.error
+            return await self._wrong(request, fault, body, fault.error, "text/plain; charset=utf-8")
+        status, answer = self._use(request.path_params["key"], body)
+        if fault:
+            return await self._wrong(request, fault, body, fault.error, "text/plain; charset=utf-8")
         self._note("from app", "response_url", body.decode("utf-8", "replace"), status, answer)
-        if fault and fault.hang_up:
-            raise _HangUp
-        return PlainTextResponse(answer, status, fault.headers if fault else None)
+        return PlainTextResponse(answer, status)
 
     def _use(self, key: str, body: bytes) -> tuple[int, str]:
         """https://docs.slack.dev/interactivity/handling-user-interaction: five uses in thirty minutes."""
@@ -263,8 +272,10 @@ class Slack:
             return 400, "invalid_payload"
         url.uses += 1
         if given.get("delete_original"):
-            if url.message:
+            if url.message and url.message in self.world.messages[url.channel]:
                 self.world.remove_message(url.message)
+                if url.message.ephemeral_to is None:
+                    self.happens(self.world.channels[url.channel], message_deleted(self.world, url.message))
             return 200, "ok"
         try:
             blocks = check_message(str(given.get("text") or ""), given.get("blocks"))
@@ -272,175 +283,38 @@ class Slack:
             return 400, json.dumps(error.answer)
         text = str(given.get("text") or "")
         if given.get("replace_original") and url.message in self.world.messages[url.channel]:
+            before = api.describe_message(self.world, url.message)
             url.message.text, url.message.blocks = text, blocks
             self.world.touch()
+            if url.message.ephemeral_to is None:
+                self.happens(self.world.channels[url.channel], message_changed(self.world, url.message, before))
             return 200, "ok"
         public = given.get("response_type") == "in_channel"
         bot = self.world.installed().bot_user
-        self.world.add_message(url.channel, bot, text, blocks, ephemeral_to=None if public else url.user)
+        message = self.world.add_message(url.channel, bot, text, blocks, ephemeral_to=None if public else url.user)
+        if public:
+            message.more = {"subtype": "bot_message"}
+            self.happens(self.world.channels[url.channel], message_posted(self.world, message))
         return 200, "ok"
 
-    # --- Socket Mode ---
-    def new_socket_url(self) -> str:
-        ticket = secrets.token_urlsafe(16)
-        self._tickets.add(ticket)
-        return f"{self.url.replace('http', 'ws', 1)}/link/{ticket}"
 
-    async def _socket(self, connection: WebSocket) -> None:
-        """https://docs.slack.dev/apis/events-api/using-socket-mode"""
-        ticket = connection.path_params["ticket"]
-        if ticket not in self._tickets:
-            await connection.close(4000)
-            return
-        self._tickets.discard(ticket)
-        await connection.accept()
-        app = self.world.installed()
-        hello = {"type": "hello", "num_connections": len(self._sockets) + 1, "connection_info": {"app_id": app.id}}
-        await connection.send_text(json.dumps(hello))
-        self._sockets.append(connection)
-        self.world.touch()
-        try:
-            while True:
-                answer = json.loads(await connection.receive_text())
-                waiting = self._awaited.pop(answer.get("envelope_id", ""), None)
-                if waiting and not waiting.done():
-                    waiting.set_result(answer.get("payload"))
-        except (WebSocketDisconnect, RuntimeError):
-            pass
-        finally:
-            self._sockets.remove(connection)
-            self.world.touch()
-
-    async def connected(self, timeout: float = 10) -> None:
-        """Waits until the app has a Socket Mode connection."""
-        if not await self.world.until(lambda: self._sockets or None, timeout):
-            raise TimeoutError("The app opened no Socket Mode connection.")
-
-    async def drop_sockets(self) -> None:
-        """Slack ends every connection, as it does every few hours."""
-        for connection in list(self._sockets):
-            await connection.send_text(json.dumps({"type": "disconnect", "reason": "refresh_requested"}))
-            await connection.close()
-
-    # --- to the app ---
-    async def deliver(self, kind: str, payload: Json, headers: Mapping[str, str] | None = None) -> Ack:
-        """Sends the app a `slash_commands`, `interactive` or `events_api` payload and waits for its acknowledgement."""
-        app = self.world.installed()
-        if kind == "interactive" and not app.interactive:
-            return Ack(trouble="app_missing_action_url")
-        if app.request_url is None:
-            ack = await self._deliver_socket(kind, payload)
-        else:
-            ack = await self._deliver_http(kind, payload, headers or {})
-        return ack
-
-    async def _deliver_http(self, kind: str, payload: Json, headers: Mapping[str, str]) -> Ack:
-        if kind == "slash_commands":
-            body, content_type = urlencode(payload), "application/x-www-form-urlencoded"
-        elif kind == "interactive":
-            body, content_type = urlencode({"payload": json.dumps(payload)}), "application/x-www-form-urlencoded"
-        else:
-            body, content_type = json.dumps(payload), "application/json"
-        status, answer = await self.post(body, {**self.sign(body), "content-type": content_type, **headers})
-        self._note("to app", kind, body, status, answer)
-        if status != 200:
-            return Ack(trouble="operation_timeout" if status == 0 else "dispatch_failed")
-        try:
-            return Ack(json.loads(answer) if answer.startswith("{") else answer)
-        except ValueError:
-            return Ack(trouble="dispatch_failed")
-
-    def sign(self, body: str) -> dict[str, str]:
-        """https://docs.slack.dev/authentication/verifying-requests-from-slack"""
-        timestamp = str(int(self.world.clock()))
-        secret = self.world.installed().signing_secret.encode()
-        digest = hmac.new(secret, f"v0:{timestamp}:{body}".encode(), hashlib.sha256).hexdigest()
-        return {"x-slack-request-timestamp": timestamp, "x-slack-signature": f"v0={digest}"}
-
-    async def post(self, body: str | bytes, headers: Mapping[str, str]) -> tuple[int, str]:
-        """Posts to the app's request URL. Status 0: no answer within Slack's three seconds."""
-        url = self.world.installed().request_url
-        if self._http is None or url is None:
-            raise RuntimeError("The app has no request URL, or the sandbox does not serve.")
-        try:
-            async with asyncio.timeout(self._ack_timeout):
-                async with self._http.post(url, data=body, headers=headers) as answer:
-                    return answer.status, await answer.text()
-        except (TimeoutError, aiohttp.ClientError):
-            return 0, ""
-
-    async def _deliver_socket(self, kind: str, payload: Json) -> Ack:
-        if not self._sockets:
-            return Ack(trouble="dispatch_failed")
-        envelope_id = secrets.token_hex(16)
-        accepts = kind != "events_api"
-        envelope = {"envelope_id": envelope_id, "type": kind, "accepts_response_payload": accepts, "payload": payload}
-        waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._awaited[envelope_id] = waiting
-        connection = self._sockets[0]
-        self._sockets.append(self._sockets.pop(0))
-        body = json.dumps(envelope)
-        await connection.send_text(body)
-        try:
-            async with asyncio.timeout(self._ack_timeout):
-                answer = await waiting
-        except TimeoutError:
-            self._awaited.pop(envelope_id, None)
-            self._note("to app", kind, body, 0, "")
-            return Ack(trouble="operation_timeout")
-        self._note("to app", kind, body, 200, json.dumps(answer))
-        return Ack(answer)
-
-    async def event(self, event: Json) -> None:
-        """Tells the app what happened, if it subscribed to it; repeats it when the app does not acknowledge."""
-        app = self.world.installed()
-        named = event["type"] if event["type"] != "message" else f"message.{_kind(self.world.channels.get(event['channel']))}"
-        if named not in app.events:
-            return
-        payload = {
-            "token": "verification-token-deprecated",
-            "team_id": self.world.team.id,
-            "context_team_id": self.world.team.id,
-            "api_app_id": app.id,
-            "event": event | {"event_ts": self.world.new_ts()},
-            "type": "event_callback",
-            "event_id": self.world.new_id("Ev"),
-            "event_time": int(self.world.clock()),
-            "authorizations": [{"enterprise_id": None, "team_id": self.world.team.id, "user_id": app.bot_user, "is_bot": True}],
-            "is_ext_shared_channel": False,
-        }
-        ack = await self.deliver("events_api", payload)
-        for number, wait in enumerate(self._event_retries, 1):
-            if not ack.trouble:
-                return
-            await asyncio.sleep(wait)
-            headers = {"x-slack-retry-num": str(number), "x-slack-retry-reason": "http_error"}
-            ack = await self.deliver("events_api", payload, headers)
-
-    def soon(self, work: Any) -> None:
-        """Goes on with something in the background while the sandbox serves."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # --- recording ---
-    def _note(self, way: str, what: str, sent: str, status: int, answer: str) -> None:
-        self.traffic.append(Exchange(way, what, sent, status, answer, self.world.clock()))
-        self.world.touch()
-
-    def _fault(self, what: str) -> Fault | None:
-        planned = self._faults.get(what)
-        if not planned:
-            return None
-        fault = planned[0]
-        fault.times -= 1
-        if fault.times == 0:
-            planned.pop(0)
-        return fault
+async def _half(body: bytes) -> AsyncIterator[bytes]:
+    yield body[: len(body) // 2]
+    raise ConnectionAbortedError
 
 
-class _HangUp(Exception):
-    """Ends the connection without an answer, as a broken network does."""
+class _Protocol(H11Protocol):
+    """uvicorn's, which lets a fault break the connection: an exception in the application would still be answered with status 500."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        application = self.app
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[TRANSPORT] = transport
+            await application(scope, receive, send)
+
+        self.app = with_transport
 
 
 class _Server(uvicorn.Server):
@@ -468,12 +342,6 @@ def _arguments(request: Request, body: bytes) -> tuple[str, Json]:
             given = json.loads(body)
             arguments |= given if isinstance(given, dict) else {}
     else:
-        from urllib.parse import parse_qsl
-
         arguments |= dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return (token if scheme == "Bearer" else str(arguments.get("token", ""))), arguments
-
-
-def _kind(channel: Channel | None) -> str:
-    return {"public": "channels", "private": "groups", "im": "im"}[channel.kind] if channel else "channels"

@@ -16,7 +16,7 @@ from sandbox.inputs import Json
 from sandbox.mail import MailServer, send_test_mail
 from sandbox.people import NotSeen, Person
 from sandbox.slack import Exchange, Slack
-from sandbox.world import Message, View
+from sandbox.world import Channel, Message, View
 
 FILES = {"": "index.html", "style.css": "style.css", "app.js": "app.js", "blocks.js": "blocks.js"}
 FOLDER = Path(__file__).parent / "page"
@@ -69,7 +69,10 @@ class Page:
             await socket.close(4403)
             return
         await socket.accept()
-        telling = asyncio.create_task(self._tell(socket, person))
+        since = socket.query_params.get("since", "")
+        if since == "now":
+            since = self.slack.world.new_ts()
+        telling = asyncio.create_task(self._tell(socket, person, since))
         try:
             while True:
                 text = await socket.receive_text()
@@ -80,11 +83,11 @@ class Page:
         finally:
             telling.cancel()
 
-    async def _tell(self, socket: WebSocket, person: Person) -> None:
-        """Sends the window what its person sees, now and after each change."""
+    async def _tell(self, socket: WebSocket, person: Person, since: str) -> None:
+        """Sends the window what its person sees, now and after each change. Ephemeral messages from before `since` are forgotten."""
         before = ""
         while True:
-            state = json.dumps(self.state(person))
+            state = json.dumps(self.state(person, since))
             if state != before:
                 await socket.send_text(state)
                 before = state
@@ -92,37 +95,59 @@ class Page:
             await asyncio.sleep(0.01)  # several changes at once are drawn once
 
     # --- what is seen ---
-    def state(self, person: Person) -> Json:
+    def state(self, person: Person, since: str = "") -> Json:
         world = self.slack.world
         app = world.installed()
         channels = [one for one in world.channels.values() if person.id in one.members]
         home = world.homes.get(person.id)
         return {
             "me": person.id,
+            "since": since,
             "bot": {"user": app.bot_user, "name": app.name, "home": app.home_tab},
             "commands": [{"command": name, "hint": one.get("usage_hint", "")} for name, one in app.commands.items()],
             "shortcuts": [one["name"] for one in app.shortcuts if one["type"] == "message"],
+            "globals": [one["name"] for one in app.shortcuts if one["type"] == "global"],
             "people": [{"id": key, "name": self.slack.people[key].name, "role": role} for key, role in self._roles.items()],
             "users": {user.id: user.name for user in world.users.values()},
             "groups": {group.id: group.handle for group in world.groups.values()},
-            "channels": [{"id": one.id, "name": one.name, "kind": one.kind} for one in channels],
-            "messages": {one.id: [self._message(m) for m in person.messages(one)[-MESSAGES_SHOWN:]] for one in channels},
+            "channels": [
+                {"id": one.id, "name": self._name(person, one), "kind": one.kind, "read_only": world.dm_is_read_only(one)}
+                for one in channels
+            ],
+            "messages": {
+                one.id: [self._message(m) for m in person.messages(one)[-MESSAGES_SHOWN:] if not m.ephemeral_to or m.ts > since]
+                for one in channels
+            },
             "modals": [self._view(view) for view in world.modals[person.id]],
             "home": self._view(home) if home else None,
             "mail": {
                 "port": self.mail.port,
                 "logins": [
-                    {"at": one.at, "username": self._mask(one.username), "ok": one.accepted, "why": one.why} for one in self.mail.logins
+                    {"at": one.at, "username": self._mask(one.username), "from": one.address, "ok": one.accepted, "why": one.why}
+                    for one in self.mail.logins
+                ],
+                "taken": self.mail.taken,
+                "queue": [
+                    {"at": one.at, "username": one.username, "from": one.sender, "to": one.recipients, "subject": self._mask(one.subject)}
+                    for one in self.mail.queue
                 ],
             },
             "log": [self._exchange(one) for one in list(self.slack.traffic)[-LOG_SHOWN:]],
             "steps": sorted(self.done),
         }
 
+    def _name(self, person: Person, channel: Channel) -> str:
+        if channel.kind != "im":
+            return channel.name
+        others = [one for one in channel.members if one != person.id]
+        other = self.slack.world.users[others[0]]
+        return other.real_name if other.is_bot else other.name
+
     def _message(self, message: Message) -> Json:
         user = self.slack.world.users[message.user]
         shown = {"ts": message.ts, "user": user.id, "name": user.real_name if user.is_bot else user.name, "bot": user.is_bot}
-        return shown | {"text": message.text, "blocks": message.blocks, "ephemeral": message.ephemeral_to is not None}
+        shown |= {"text": message.text, "blocks": message.blocks, "attachments": [one.get("text", "") for one in message.attachments]}
+        return shown | {"ephemeral": message.ephemeral_to is not None, "edited": message.edited is not None}
 
     def _view(self, view: View) -> Json:
         content = {key: view.content.get(key) for key in ("title", "submit", "close")}
@@ -163,11 +188,15 @@ class Page:
             case "close":
                 self._view_of(person, asked["view"])
                 await person.closes()
+            case "search":
+                shown = self._shown(person, asked)
+                block, element = self._element(shown.blocks, asked["block"], asked["action"])
+                offered = await person.is_offered(shown, block, element, str(asked["text"])[:150])
+                return {"offered": offered, "block": asked["block"], "text": asked["text"]}
             case "shortcut":
-                message = world.find_message(asked["channel"], asked["ts"])
-                if message is None or message not in person.messages():
-                    raise ValueError("no such message")
-                await person.uses_shortcut(asked["name"], message)
+                await person.uses_shortcut(asked["name"], self._message_of(person, asked) if "ts" in asked else None)
+            case "delete":
+                await person.deletes(self._message_of(person, asked))
             case "home":
                 await person.opens_home()
             case "mail":
@@ -187,6 +216,9 @@ class Page:
         if "view" in asked:
             home = self.slack.world.homes.get(person.id)
             return home if home and home.id == asked["view"] else self._view_of(person, asked["view"])
+        return self._message_of(person, asked)
+
+    def _message_of(self, person: Person, asked: Json) -> Message:
         message = self.slack.world.find_message(asked["channel"], asked["ts"])
         if message is None or message not in person.messages():
             raise ValueError("no such message")
@@ -202,28 +234,24 @@ class Page:
         """What was entered in the window's inputs: block id -> what the element holds."""
         for block, element in inputs.elements(view.blocks):
             if block["type"] == "input" and block["block_id"] in values:
-                inputs.hold(view.values, block, element, self._value(element, values[block["block_id"]]))
+                inputs.hold(view.values, block, element, self._value(view, block, element, values[block["block_id"]]))
 
     def _chosen(self, shown: Message | View, person: Person, block: Json, element: Json, value: Any) -> Json:
         if element["type"] == "button":
             return {"value": element["value"]} if "value" in element else {}
         if element["type"] == "overflow":
-            return {"selected_option": self._value(element | {"type": "static_select"}, value)}
-        held = self._value(element, value)
+            return {"selected_option": self._value(shown, block, element | {"type": "static_select"}, value)}
+        held = self._value(shown, block, element, value)
         values = shown.values if isinstance(shown, View) else shown.state[person.id]
         inputs.hold(values, block, element, held)
         return {inputs.HOLDS[element["type"]][0]: held}
 
-    def _value(self, element: Json, value: Any) -> Any:
+    def _value(self, shown: Message | View, block: Json, element: Json, value: Any) -> Any:
         """What the window sent, as Slack keeps it: an option by its value, all else as it is."""
         key = inputs.HOLDS[element["type"]][0]
+        offered = inputs.options(element) + shown.offered.get((block["block_id"], element["action_id"]), [])
         if key == "selected_option":
-            return next((one for one in _options(element) if one["value"] == value), None)
+            return next((one for one in offered if one["value"] == value), None)
         if key == "selected_options":
-            return [one for one in _options(element) if one["value"] in (value or [])]
+            return [one for one in offered if one["value"] in (value or [])]
         return value or None
-
-
-def _options(element: Json) -> list[Json]:
-    groups = element.get("option_groups", [])
-    return list(element.get("options", [])) + [one for group in groups for one in group["options"]]

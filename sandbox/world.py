@@ -36,6 +36,9 @@ class User:
     is_stranger: bool = False
     is_admin: bool = False
     is_owner: bool = False
+    enterprise_id: str = ""
+    """Of people in an Enterprise organization, with the teams they are in."""
+    teams: list[str] = field(default_factory=list)
 
     @property
     def is_guest(self) -> bool:
@@ -76,6 +79,11 @@ class Message:
     blocks: list[Json] = field(default_factory=list)
     ephemeral_to: str | None = None
     thread_ts: str | None = None
+    attachments: list[Json] = field(default_factory=list)
+    more: Json = field(default_factory=dict)
+    """What else its payloads say, such as the `bot_id` of another app's message."""
+    edited: Json | None = None
+    offered: dict[tuple[str, str], list[Json]] = field(default_factory=dict)
     state: defaultdict[str, Values] = field(default_factory=lambda: defaultdict(dict))
 
 
@@ -93,6 +101,8 @@ class View:
     errors: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     busy: bool = False
+    offered: dict[tuple[str, str], list[Json]] = field(default_factory=dict)
+    """Block id and action id of an `external_select` -> the options that the app offered last."""
 
     @property
     def blocks(self) -> list[Json]:
@@ -130,6 +140,8 @@ class App:
     interactive: bool
     home_tab: bool
     messages_tab: bool
+    read_only: bool
+    """Whether people cannot type into their direct message with the app."""
     request_url: str | None
     revoked: bool = False
 
@@ -221,11 +233,17 @@ class World:
 
     def dm(self, user_id: str) -> Channel:
         """The person's direct message with the bot, made when it is first needed."""
-        bot = self.installed().bot_user
+        return self.direct(user_id, self.installed().bot_user)
+
+    def direct(self, first: str, second: str) -> Channel:
+        """The direct message of two people, made when it is first needed. No app is in it."""
         for channel in self.channels.values():
-            if channel.kind == "im" and set(channel.members) == {user_id, bot}:
+            if channel.kind == "im" and set(channel.members) == {first, second}:
                 return channel
-        return self.add_channel("directmessage", "im", [user_id, bot])
+        return self.add_channel("directmessage", "im", [first, second])
+
+    def dm_is_read_only(self, channel: Channel) -> bool:
+        return channel.kind == "im" and self.bot_is_in(channel) and self.installed().read_only
 
     def new_trigger(self, user: str, channel: str | None, view: str | None = None) -> str:
         now = self.clock()

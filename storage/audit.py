@@ -18,7 +18,7 @@ from sqlalchemy import or_, select, update
 from storage import errands
 from storage.access import Action, Actor, Right, may
 from storage.database import Transaction
-from storage.models import AUDIT_EVENTS, AUDIT_HEAD, AuditEvent, Credential, Workspace, as_row, milliseconds
+from storage.models import AUDIT_EVENTS, AUDIT_HEAD, OLD_HASHES, AuditEvent, Credential, Workspace, as_row, milliseconds
 from storage.passwords import mask
 from storage.refusals import PersonBarred, Refusal
 
@@ -49,6 +49,10 @@ class What(StrEnum):
     EXPIRY = "expiry.change"
     REMIND = "expiry.remind"
     LEAK = "leak.noticed"
+    REPORT = "leak.report"
+    """Somebody said that a message holds a credential's username or password."""
+    LEAK_GONE = "leak.gone"
+    """A message that leaked was deleted, or no longer holds the password."""
     LIST = "list"
     OPEN = "open"
     """A modal or a message that the person may not see."""
@@ -77,6 +81,8 @@ class What(StrEnum):
     """Something that was owed to somebody could not be told."""
     REPLAY = "store.replay"
     """A revocation that a restore of the database had undone was made anew."""
+    WENT_BACK = "store.went_back"
+    """The store was found to have gone back in time."""
 
 
 class Surface(StrEnum):
@@ -187,8 +193,22 @@ def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = No
         _append(tx, what, origin, current.rows("refused", current.refused.cause), reason)
         return
     first, last = _append(tx, what, origin, current.rows("done"), reason)
+    _keep_ended(tx, last)
     about = current.credentials or ([current.credential] if current.credential else [])
     errands.owe(tx, Changed(what, origin, current.workspace, about, first, last, current.quiet))
+
+
+def _keep_ended(tx: Transaction, event: int) -> None:
+    """Writes down which hashes' passwords ended at this row, with the older hashes of the same passwords."""
+    ended, tx.ended = tx.ended, []
+    if not ended:
+        return
+    rows = [{"credential_id": credential_id, "digest": digest, "event_id": event} for credential_id, digest in ended]
+    tx.connection.execute(OLD_HASHES.insert(), rows)
+    older = [digest for _, digest in ended]
+    while older:
+        before = update(OLD_HASHES).where(OLD_HASHES.c.successor.in_(older), OLD_HASHES.c.event_id.is_(None))
+        older = list(tx.connection.scalars(before.values(event_id=event).returning(OLD_HASHES.c.digest)))
 
 
 def record_refusal(tx: Transaction, what: What, origin: Origin, refusal: Refusal, username: str | None = None) -> None:
@@ -284,9 +304,9 @@ def verify(
     end = head(tx)
     expected, previous = 1, GENESIS
     if last is not None and end.event > last:
-        since = Head(end.event - last, _hash_of(tx, end.event - last) or "")
+        since = Head(end.event - last, hash_of(tx, end.event - last) or "")
     if since is not None and since.event > 0:
-        if since.event > end.event or _hash_of(tx, since.event) != since.hash:
+        if since.event > end.event or hash_of(tx, since.event) != since.hash:
             return Verdict(0, broken=since.event, head=end)
         expected, previous = since.event + 1, since.hash
     first = expected
@@ -310,7 +330,8 @@ def verify(
     return Verdict(expected - first, broken=None if reached_head else expected, head=end)
 
 
-def _hash_of(tx: Transaction, event: int) -> str | None:
+def hash_of(tx: Transaction, event: int) -> str | None:
+    """The hash of that row; None when it is missing."""
     return GENESIS if event == 0 else tx.connection.scalar(select(AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id == event))
 
 

@@ -11,7 +11,8 @@ from storage import names, passwords, policy
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
-from storage.models import CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, Credential, State, Workspace, as_row
+from storage.journal import digest
+from storage.models import AUDIT_EVENTS, CREDENTIALS, LIVE, NOT_DELETED, WORKSPACES, AuditEvent, Credential, State, Workspace, as_row
 from storage.refusals import (
     AlreadyDeleted,
     AlreadyRequested,
@@ -248,6 +249,13 @@ def delete_some(tx: Transaction, origin: Origin, workspace_id: int, reason: str 
     return len(living)
 
 
+def delete_again(current: Attempt, living: Sequence[Credential], workspace: Workspace) -> None:
+    """Deletes what was deleted before a restore, within that attempt; all of one workspace."""
+    current.workspace = workspace
+    _count(current.tx, workspace.id, -sum(one.state != State.PENDING for one in living))
+    current.credentials = _end_all(current.tx, living, current.origin.actor.user)
+
+
 def overdue(tx: Transaction) -> list[Credential]:
     """Suspended credentials that nobody resumed in the time that was given for it."""
     query = select(CREDENTIALS).where(CREDENTIALS.c.delete_at <= tx.now, CREDENTIALS.c.state == State.SUSPENDED.value)
@@ -288,6 +296,37 @@ def get(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace]:
     return Credential(*row[:split]), Workspace(*row[split:])
 
 
+def wait_for(tx: Transaction, credential_id: str) -> None:
+    """Waits until a change of the credential that is under way has ended, and keeps others waiting until this transaction has."""
+    tx.connection.execute(select(CREDENTIALS.c.id).where(CREDENTIALS.c.id == credential_id).with_for_update(read=True))
+
+
+@dataclass(frozen=True)
+class Suspension:
+    """That a credential was suspended, and what became of that."""
+
+    event: AuditEvent
+    credential: Credential
+    workspace: Workspace
+    last: AuditEvent | None
+    """The last time that it was suspended, resumed or deleted since."""
+
+
+def suspension(tx: Transaction, credential_id: str, event_id: int, wait: bool = False) -> Suspension:
+    """`event_id`: of the audit row that says so. `wait`: as `wait_for`. Raises NoSuchCredential."""
+    if wait:
+        wait_for(tx, credential_id)
+    columns = AUDIT_EVENTS.c
+    credential, workspace = get(tx, credential_id)
+    event = as_row(AuditEvent, tx.connection.execute(select(AUDIT_EVENTS).where(columns.id == event_id)).one())
+    acts = [What.SUSPEND.value, What.RESUME.value, What.DELETE.value]
+    since = select(AUDIT_EVENTS).where(
+        columns.credential_id == credential_id, columns.id > event_id, columns.action.in_(acts), columns.outcome == "done"
+    )
+    last = tx.connection.execute(since.order_by(columns.id.desc()).limit(1)).first()
+    return Suspension(event, credential, workspace, as_row(AuditEvent, last) if last else None)
+
+
 def rows(tx: Transaction, query: Any) -> list[Credential]:
     """The credentials that a query of all their columns finds."""
     return [as_row(Credential, row) for row in tx.connection.execute(query)]
@@ -296,7 +335,10 @@ def rows(tx: Transaction, query: Any) -> list[Credential]:
 def save(tx: Transaction, credential: Credential, **changes: Any) -> Credential:
     """Writes the changed columns; returns the row as it is then. Within an attempt only."""
     tx.connection.execute(update(CREDENTIALS).where(CREDENTIALS.c.id == credential.id).values(**changes))
-    return replace(credential, **changes)
+    after = replace(credential, **changes)
+    gone = {credential.password_hash, credential.previous_hash} - {after.password_hash, after.previous_hash}
+    tx.ended += [(credential.id, digest(one)) for one in gone if one]
+    return after
 
 
 def about(current: Attempt, credential_id: str) -> Credential:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import unquote
 
 from alembic import command
 from alembic.config import Config
@@ -29,6 +30,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from storage.refusals import Refusal
+from storage.stale_wal import is_stale
 
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 STATEMENT_TIMEOUT = 10.0  # seconds
@@ -73,6 +75,16 @@ class OutcomeUnknown(Exception):
     """The change may have been committed, or not: the answer to COMMIT was lost, or the caller's time was up while it was under way."""
 
 
+class StaleWal(Exception):
+    """A backup was put in the place of an SQLite file whose `-wal` is still there. Nothing was opened; says what to do."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"DATABASE_URL: {path} is younger than {path}-wal and does not fit it, as after a restore, which opening both would undo. "
+            f"Stop everything that uses it, remove {path}-wal and {path}-shm, and start again. If nothing was restored: touch {path}-wal"
+        )
+
+
 def parse_url(text_url: str) -> URL:
     """Reads `DATABASE_URL` and chooses the driver.
 
@@ -111,6 +123,7 @@ class Transaction:
         denied: write the rows of what was refused in it, in a transaction of their own after the change was undone.
         attempted: something went through `audit.attempt`.
         owed: an errand was written down.
+        ended: passwords that no longer work: their credential's id and the `journal.digest` of their hash.
     """
 
     def __init__(self, connection: Connection, clock: Clock, sqlite: bool) -> None:
@@ -120,6 +133,7 @@ class Transaction:
         self.denied: list[Callable[[Transaction], None]] = []
         self.attempted = False
         self.owed = False
+        self.ended: list[tuple[str, str]] = []
 
 
 class _Job:
@@ -177,6 +191,8 @@ class Database:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.owed: Callable[[], None] = lambda: None
         """Called on the event loop after a commit that left an errand."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called on the event loop after each change's commit."""
         self._reading = self._lane("read", readers)
         self._writing = self._lane("change", 1 if self.sqlite else WRITERS)
         # What needs no durability (the memory of signatures, heartbeats) must not wait for the disk, nor for a change.
@@ -239,6 +255,7 @@ class Database:
             return result, transaction.owed
 
         result, owed = await self._run(self._writing, work)
+        self.changed()
         if owed:
             self.owed()
         return result
@@ -306,6 +323,8 @@ class Database:
 
         def run() -> T:
             job.check()
+            if self._file is not None and _identity(self.url) != self._file:
+                raise Unavailable(Trouble.REPLACED)
             try:
                 return work(job)
             except SQLAlchemyError as error:
@@ -327,10 +346,15 @@ class Database:
 
     async def ping(self) -> None:
         """Tries a read and a write. Raises Unavailable with what is wrong."""
-        if self.sqlite and self._file is not None and _identity(self.url) != self._file:
-            raise Unavailable(Trouble.REPLACED)
         await self.read(lambda tx: tx.connection.exec_driver_sql("SELECT 1").scalar())
         await self.note(_touch)
+
+    async def follow(self) -> None:
+        """Goes over to the SQLite file that has replaced the one that was open. Raises StaleWal."""
+        for lane in (self._reading, self._writing, self._noting):
+            lane.engine.dispose()
+        self._check_wal()
+        self._file = _identity(self.url)
 
     async def close(self) -> None:
         """Ends the threads, after what they are at."""
@@ -338,7 +362,7 @@ class Database:
             await asyncio.to_thread(lane.close)
 
     async def schema(self) -> Schema:
-        """How the schema in the database stands to the one this release needs."""
+        """How the schema in the database stands to the one this release needs. Raises StaleWal, and what the driver raises."""
         return await asyncio.to_thread(self._on_own_connection, _schema)
 
     async def upgrade(self) -> None:
@@ -360,6 +384,8 @@ class Database:
 
     def _on_own_connection(self, function: Callable[[Connection], T]) -> T:
         """Without the time limits of serving: a migration of a large store takes its time."""
+        if self.sqlite:
+            self._check_wal()
         engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
             _prepare_sqlite(engine, "FULL", transactional=True)
@@ -370,6 +396,16 @@ class Database:
             engine.dispose()
             if self.sqlite:
                 self._file = _identity(self.url)
+                _examined.add(self._file)
+
+    def _check_wal(self) -> None:
+        """Once a process, before it opens the file. Raises StaleWal."""
+        identity, path = _identity(self.url), _path(self.url)
+        if identity is None or identity in _examined:
+            return
+        if is_stale(Path(path)):
+            raise StaleWal(path)
+        _examined.add(identity)
 
     def _lane(self, name: str, threads: int, durable: bool = True) -> _Lane:
         engine = create_engine(
@@ -439,14 +475,23 @@ def _retrieved(future: "asyncio.Future[Any]") -> None:
         future.exception()
 
 
+_examined: set[tuple[int, int] | None] = set()
+
+
 def _touch(tx: Transaction) -> None:
     tx.connection.exec_driver_sql("UPDATE audit_head SET id = id")
+
+
+def _path(url: URL) -> str:
+    """Where an SQLite file is, also when the address is a URI."""
+    name = url.database or ""
+    return unquote(name.removeprefix("file:")) if name.startswith("file:") else name
 
 
 def _identity(url: URL) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
     try:
-        found = os.stat(url.database or "")
+        found = os.stat(_path(url))
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, or_, select, update
 
+from storage import posted
 from storage.database import Transaction
-from storage.models import CHANNEL_MAPPINGS, ERRANDS, Errand, as_row
+from storage.models import AUDIT_EVENTS, CHANNEL_MAPPINGS, ERRANDS, Errand, PostedMessage, as_row
 
 if TYPE_CHECKING:
     from storage.audit import Changed, What
@@ -23,6 +24,11 @@ LONGEST_WAIT = timedelta(seconds=30)  # so that nothing stays open for a minute 
 GIVEN_UP_AFTER = timedelta(days=1)
 KEPT = timedelta(days=7)
 CHANNELS_TOLD = 10
+JUST_TOLD = timedelta(hours=1)
+"""So long a message about a credential is brought up to date instead of posting another."""
+TOLD = "told"
+"""The outcome of an errand that reached somebody."""
+ALARMS_AN_HOUR = 5  # messages about one credential that each raise an alarm of their own
 
 
 class Kind(StrEnum):
@@ -42,8 +48,16 @@ class Kind(StrEnum):
     """Goes on with deleting all credentials of a workspace."""
     REVOKED_ALL = "revoked_all"
     """Tells whoever ordered that that it is done."""
+    WENT_BACK = "went_back"
+    """Tells an owner of the app that the store went back in time."""
     SETTLE = "settle"
-    """Draws messages about a credential anew."""
+    """Draws a message that offers an act anew."""
+    ALARM = "alarm"
+    """Tells those who can revoke a credential that its password leaked: in a channel, one person, or, with neither, whoever can be told."""
+    WARN = "warn"
+    """Tells the author of a message that a password stands in it."""
+    FIRST_USE = "first_use"
+    """Tells the maker of a credential that it logged in for the first time."""
     OWNED = "owned"
     """Tells somebody that they answer for a credential now."""
     LEFT = "left"
@@ -71,8 +85,12 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             pass
         case What.ACTIVATE if workspace and workspace.notify_created:
             _notify(tx, workspace.id, about)
-        case What.DELETE | What.FINISH_ROTATION | What.SUSPEND | What.RESUME if workspace and _told(changed):
+        case What.DELETE | What.FINISH_ROTATION if workspace and _told(changed):
             _notify(tx, workspace.id, about)
+        case What.SUSPEND | What.RESUME if workspace and credential and _told(changed):
+            _notify(tx, workspace.id, about, told=_just_told(tx, credential.id))
+        case What.LEAK | What.REPORT if workspace and credential:
+            _alarm(tx, changed, workspace.id, about)
         case What.SUSPEND_ALL | What.RESUME_ALL if workspace:
             _notify(tx, workspace.id, about)
         case What.REVOKE_ALL:
@@ -89,6 +107,13 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             add(tx, Kind.OWNED, **about, person=credential.owner)
         case What.LEFT:
             add(tx, Kind.LEFT, **about)
+    match changed.what:
+        case What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT:
+            settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
+        case What.LEAK_GONE:
+            settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)
+        case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL if workspace:
+            settle(tx, posted.about_workspace(tx, workspace.id), about)
     if workspace and workspace.webhook_url and changed.what in hooked() and not changed.quiet:
         add(tx, Kind.WEBHOOK, **about)
 
@@ -111,12 +136,89 @@ def hooked() -> "Mapping[What, str]":
     }
 
 
-def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE) -> None:
-    """One errand for each of the workspace's channels, so that one that fails is tried again alone."""
+def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE, told: frozenset[str] = frozenset()) -> int:
+    """One errand for each of the workspace's channels, so that one that fails is tried again alone. Returns how many.
+
+    Args:
+        told: the channels that have a message which is brought up to date instead.
+    """
     columns = CHANNEL_MAPPINGS.c
     query = select(columns.channel_id).where(columns.workspace_id == workspace_id, columns.paused.is_(False))
-    for channel in tx.connection.scalars(query.order_by(columns.channel_id).limit(CHANNELS_TOLD)).all():
-        add(tx, kind, **about, channel_id=channel)
+    channels = tx.connection.scalars(query.order_by(columns.channel_id).limit(CHANNELS_TOLD)).all()
+    for channel in channels:
+        if channel not in told:
+            add(tx, kind, **about, channel_id=channel)
+    return len(channels)
+
+
+def _just_told(tx: Transaction, credential_id: str) -> frozenset[str]:
+    """The channels that have a recent message about the credential's suspension or leak, will have one soon, or cannot have one.
+
+    It says what is true when it is drawn.
+    """
+    from storage.audit import What
+
+    since = tx.now - JUST_TOLD
+    recent = [one.channel_id for one in posted.about(tx, [credential_id]) if one.created_at > since]
+    columns = ERRANDS.c
+    told = select(columns.channel_id).join_from(ERRANDS, AUDIT_EVENTS, columns.event_id == AUDIT_EVENTS.c.id)
+    told = told.where(
+        columns.credential_id == credential_id,
+        or_(columns.done_at.is_(None), columns.done_at > since),
+        columns.kind.in_([Kind.NOTICE.value, Kind.ALARM.value]),
+        AUDIT_EVENTS.c.action.in_([What.SUSPEND.value, What.LEAK.value, What.REPORT.value]),
+    )
+    return frozenset([*recent, *(channel for channel in tx.connection.scalars(told) if channel)])
+
+
+def _alarm(tx: Transaction, changed: "Changed", workspace_id: int, about: dict[str, Any]) -> None:
+    """One alarm for each message that leaks, whoever else reports it; above a bound, the audit log alone has it."""
+    from storage.audit import What
+
+    columns = AUDIT_EVENTS.c
+    raised = select(columns.channel_id, columns.source_id).where(
+        columns.credential_id == about["credential_id"],
+        columns.action.in_([What.LEAK.value, What.REPORT.value]),
+        columns.outcome == "done",
+        columns.id < about["event_id"],
+    )
+    here = (changed.origin.channel, changed.origin.source)
+    if changed.what is What.LEAK and changed.origin.actor.user.startswith(("U", "W")):
+        add(tx, Kind.WARN, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel)
+    if tx.connection.execute(raised.where(columns.channel_id == here[0], columns.source_id == here[1]).limit(1)).first():
+        return
+    lately = {tuple(row) for row in tx.connection.execute(raised.where(columns.at > tx.now - JUST_TOLD).limit(100))}
+    if len(lately) < ALARMS_AN_HOUR and not _notify(tx, workspace_id, about, Kind.ALARM):
+        add(tx, Kind.ALARM, **about)
+
+
+def settle(tx: Transaction, messages: Sequence[PostedMessage], about: dict[str, Any] | None = None) -> None:
+    """Owes that each message is drawn anew, as what it is about is then. One errand waiting is enough, however much changes meanwhile."""
+    about = about or {}
+    for message in messages:
+        again = {"due": tx.now, "created_at": tx.now, "tries": 0, "outcome": None} | about
+        waiting = update(ERRANDS).where(
+            ERRANDS.c.done_at.is_(None),
+            ERRANDS.c.kind == Kind.SETTLE.value,
+            ERRANDS.c.channel_id == message.channel_id,
+            ERRANDS.c.message_ts == message.ts,
+            # Whoever holds a lease may have read the store already.
+            ERRANDS.c.lease.is_(None),
+        )
+        if tx.connection.execute(waiting.values(**again)).rowcount:
+            tx.owed = True
+        else:
+            add(tx, Kind.SETTLE, **about, channel_id=message.channel_id, message_ts=message.ts)
+
+
+def nobody_told(tx: Transaction, errand: Errand, outcome: str) -> None:
+    """The alarm could not be raised there, for good: when that is so of every channel, it is owed to whoever can be told."""
+    finish(tx, errand.id, outcome)
+    same = (ERRANDS.c.kind == errand.kind, ERRANDS.c.event_id == errand.event_id, ERRANDS.c.id != errand.id)
+    others = select(ERRANDS.c.id).where(*same, or_(ERRANDS.c.done_at.is_(None), ERRANDS.c.outcome == TOLD))
+    if tx.connection.execute(others.limit(1)).first() is None:
+        about: dict[str, Any] = {"event_id": errand.event_id, "last_event_id": errand.last_event_id, "workspace_id": errand.workspace_id}
+        add(tx, Kind.ALARM, **about, credential_id=errand.credential_id)
 
 
 def _told(changed: "Changed") -> bool:

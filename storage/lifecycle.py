@@ -170,12 +170,18 @@ def forget_previous(tx: Transaction, origin: Origin, credential_id: str) -> bool
 
 
 def suspend(
-    tx: Transaction, origin: Origin, credential_id: str, reason: str | None = None, delete_after: timedelta | None = None
+    tx: Transaction,
+    origin: Origin,
+    credential_id: str,
+    reason: str | None = None,
+    delete_after: timedelta | None = None,
+    at_once: bool = False,
 ) -> tuple[Credential, Workspace]:
     """Refused everywhere from the next log-in on, until it is resumed. A rotation on its way ends without effect.
 
     Args:
         delete_after: deleted by itself after this time, unless it is resumed.
+        at_once: with one press, where nobody can be asked for a reason.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended, ReasonRequired.
@@ -185,7 +191,8 @@ def suspend(
         check_live(credential)
         if credential.state == State.SUSPENDED:
             raise is_suspended(credential)
-        policy.check_reason(workspace, reason)
+        if not at_once:
+            policy.check_reason(workspace, reason)
         current.credential = credential = save(
             tx,
             credential,

@@ -11,8 +11,11 @@ from typing import Any
 from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage import errands
 from storage.database import Transaction
-from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, USAGE, WORKSPACES, State
+from storage.errands import Kind
+from storage.journal import digest
+from storage.models import AUDIT_HEAD, CREDENTIALS, MAIL_SERVERS, OLD_HASHES, USAGE, WORKSPACES, State
 
 SLOT = 300  # seconds of one slot of `login_counts`
 COUNTED = timedelta(hours=25)
@@ -20,8 +23,18 @@ HEARTBEATS_KEPT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A password's hash in the store."""
+
+    phc: str
+    tag: int | None
+    previous: bool
+    """It is the one from before a rotation."""
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
-    """A credential as a log-in sees it."""
+    """A credential as a log-in and an open session see it."""
 
     id: str
     username: str
@@ -32,29 +45,31 @@ class Known:
     previous_tag: int | None
     previous_until: datetime | None
     expires_at: datetime | None
-    device: bool
     allowed_from: tuple[str, ...]
+    """The networks that it may be used from; none for any."""
     messages_hour: int | None
     messages_day: int | None
     recipients_hour: int | None
     recipients_day: int | None
     workspace: str
+    """Its slug."""
     domains: tuple[str, ...]
+    """The workspace's sender domains; none for any."""
     workspace_suspended_at: datetime | None
 
-    def works(self, now: datetime) -> bool:
-        """Whether it may log in at all, by whichever password."""
-        if self.state != State.ACTIVE or self.workspace_suspended_at is not None:
-            return False
-        return self.expires_at is None or self.expires_at > now
+    def stopped(self, now: datetime) -> str | None:
+        """Why it may not log in, by whichever password; None when it may."""
+        if self.state != State.ACTIVE:
+            return self.state
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return None if self.workspace_suspended_at is None else "workspace suspended"
 
-    def hashes(self, now: datetime) -> list[tuple[str, int | None, bool]]:
-        """The hashes that count now, each with its tag and whether it is the one from before a rotation."""
-        if not self.works(now):
-            return []
-        found = [(self.password_hash, self.password_tag, False)] if self.password_hash else []
+    def passwords(self, now: datetime) -> list[Stored]:
+        """The ones that count now."""
+        found = [Stored(self.password_hash, self.password_tag, False)] if self.password_hash else []
         if self.previous_hash and self.previous_until and self.previous_until > now:
-            found.append((self.previous_hash, self.previous_tag, True))
+            found.append(Stored(self.previous_hash, self.previous_tag, True))
         return found
 
 
@@ -80,7 +95,6 @@ _COLUMNS = (
     CREDENTIALS.c.previous_tag,
     CREDENTIALS.c.previous_until,
     CREDENTIALS.c.expires_at,
-    CREDENTIALS.c.device,
     CREDENTIALS.c.allowed_from,
     CREDENTIALS.c.messages_hour,
     CREDENTIALS.c.messages_day,
@@ -107,6 +121,7 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
         {"key": key, "at": use.at, "remote": use.remote, "service": use.service, "previous": use.previous}
         for key, use in sorted(uses.items())
     ]
+    _note_first_uses(tx, uses)
     later = or_(CREDENTIALS.c.last_used_at.is_(None), CREDENTIALS.c.last_used_at <= bindparam("at"))
     used: dict[str, Any] = {
         "last_used_at": bindparam("at"),
@@ -125,10 +140,27 @@ def record(tx: Transaction, uses: Mapping[str, Use]) -> None:
     tx.connection.execute(adding, slots)
 
 
-def renew_hash(tx: Transaction, credential_id: str, old: str, new: str, tag: int) -> None:
-    """Puts a hash with the present parameters, and the password's tag, in an old one's place, if that still stands there. A note."""
-    query = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.password_hash == old)
-    tx.connection.execute(query.values(password_hash=new, password_tag=tag))
+def _note_first_uses(tx: Transaction, uses: Mapping[str, Use]) -> None:
+    """Writes down when each logged in first, and owes its maker that news."""
+    columns = CREDENTIALS.c
+    unused = select(columns.id, columns.owner, columns.created_by).where(columns.id.in_(list(uses)), columns.first_used_at.is_(None))
+    for row in tx.connection.execute(unused.order_by(columns.id)).all():
+        use = uses[row.id]
+        first = update(CREDENTIALS).where(columns.id == row.id, columns.first_used_at.is_(None)).values(first_used_at=use.at)
+        maker = next((one for one in (row.owner, row.created_by) if one and one.startswith(("U", "W"))), None)
+        if tx.connection.execute(first).rowcount and maker:
+            errands.add(tx, Kind.FIRST_USE, credential_id=row.id, person=maker, ids=(use.remote,) if use.remote else ())
+
+
+def note_verified(tx: Transaction, credential_id: str, phc: str, tag: int, new: str | None) -> None:
+    """A password fitted this hash: the row gets its tag, and the hash made anew with the present parameters if there is one. A note."""
+    current = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.password_hash == phc)
+    found = tx.connection.execute(current.values(password_tag=tag, password_hash=new or phc)).rowcount
+    if found and new:
+        values = {"credential_id": credential_id, "digest": digest(phc), "successor": digest(new)}
+        tx.connection.execute(OLD_HASHES.insert().values(**values))
+    previous = update(CREDENTIALS).where(CREDENTIALS.c.id == credential_id, CREDENTIALS.c.previous_hash == phc)
+    tx.connection.execute(previous.values(previous_tag=tag))
 
 
 def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped: bool = False) -> None:
@@ -138,6 +170,12 @@ def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped
     fresh = {"seen_at": tx.now, "seen_event": seen, "stopped": stopped}
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=fresh))
+
+
+def say_journal(tx: Transaction, process: str, words: str) -> bool:
+    """Writes beside the heartbeat how the process keeps its journal; False while there is no heartbeat. A note."""
+    saying = update(MAIL_SERVERS).where(MAIL_SERVERS.c.id == process)
+    return tx.connection.execute(saying.values(journal=words)).rowcount == 1
 
 
 def forget_old(tx: Transaction) -> None:

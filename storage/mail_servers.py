@@ -39,12 +39,17 @@ def proof(tx: Transaction, username: str, what: What) -> Proof:
     change = select(func.max(AUDIT_EVENTS.c.id)).where(
         AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
     )
-    living = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False), MAIL_SERVERS.c.seen_at >= tx.now - ALIVE)
     event = tx.connection.scalar(change) or 0
-    servers = [as_row(MailServer, row) for row in tx.connection.execute(living.order_by(MAIL_SERVERS.c.name))]
+    servers = living(tx)
     seen = [one.seen_at for one in servers if one.seen_event >= event]
     waiting = [one.name for one in servers if one.seen_event < event]
     return Proof(len(seen), waiting, min(seen, default=None), max(seen, default=None))
+
+
+def living(tx: Transaction) -> list[MailServer]:
+    """The processes whose heartbeat goes on."""
+    query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False), MAIL_SERVERS.c.seen_at >= tx.now - ALIVE)
+    return [as_row(MailServer, row) for row in tx.connection.execute(query.order_by(MAIL_SERVERS.c.name))]
 
 
 @dataclass(frozen=True)

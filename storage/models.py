@@ -368,6 +368,8 @@ class MailServer:
     clock_skew: int | None
     """Milliseconds that its clock is ahead of the database's."""
     release: str | None
+    journal: str | None
+    """How it keeps its journal, in words."""
 
 
 MAIL_SERVERS = Table(
@@ -382,6 +384,7 @@ MAIL_SERVERS = Table(
     Column("known_at", UtcTime),
     Column("clock_skew", Integer),
     Column("release", Text),
+    Column("journal", Text),
 )
 
 
@@ -616,6 +619,67 @@ DEPARTED = Table(
     Column("at", UtcTime, nullable=False),
 )
 """Who has left the Slack team, of those who owned a credential or had a role."""
+OLD_HASHES = Table(
+    "old_hashes",
+    METADATA,
+    _number("id"),
+    Column("credential_id", String(8), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("successor", String(64), index=True),
+    Column("event_id", BigInteger, index=True),
+)
+"""Hashes that the store no longer holds, by their `journal.digest`: since which audit row their password no longer works (`event_id`), or
+which hash of the same password took their place (`successor`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The store was found to have gone back in time, as a restore of a backup makes it."""
+
+    id: int
+    lost_event: int
+    """The last audit row that a journal had seen, with its hash."""
+    lost_hash: str
+    kept_event: int
+    """The last audit row of the store when that was noticed."""
+    noticed_at: datetime
+    noticed_by: str
+    told_at: datetime | None
+    settled_at: datetime | None
+    """When somebody had what was revoked revoked again."""
+
+
+RESTORES = Table(
+    "restores",
+    METADATA,
+    _number("id"),
+    Column("lost_event", BigInteger, nullable=False),
+    Column("lost_hash", String(64), nullable=False),
+    Column("kept_event", BigInteger, nullable=False),
+    Column("noticed_at", UtcTime, nullable=False),
+    Column("noticed_by", Text, nullable=False),
+    Column("told_at", UtcTime),
+    Column("settled_at", UtcTime),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Revived:
+    """Something that a journal names and that works again in the store."""
+
+    kind: str
+    key: str
+    """A credential's id, a workspace's slug, or the `journal.digest` of a hash."""
+    credential_id: str | None
+
+
+REVIVED = Table(
+    "revived",
+    METADATA,
+    Column("kind", String(16), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("credential_id", String(8)),
+)
 
 ROWS: dict[type, Table] = {
     Installation: INSTALLATIONS,
@@ -628,6 +692,8 @@ ROWS: dict[type, Table] = {
     Errand: ERRANDS,
     PostedMessage: POSTED_MESSAGES,
     QueueOrder: QUEUE_ORDERS,
+    Restore: RESTORES,
+    Revived: REVIVED,
 }
 for _kind, _table in ROWS.items():
     if [field.name for field in dataclasses.fields(_kind)] != [column.key for column in _table.columns]:

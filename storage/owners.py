@@ -109,7 +109,8 @@ def fact(tx: Transaction, key: str) -> str:
     """What was kept under the key; empty when nothing was. Whoever else asks waits until this transaction has ended."""
     insert = sqlite.insert(FACTS) if tx.sqlite else postgresql.insert(FACTS)
     tx.connection.execute(insert.values(key=key, value="").on_conflict_do_nothing())
-    return tx.connection.scalars(select(FACTS.c.value).where(FACTS.c.key == key).with_for_update()).one()
+    value: str = tx.connection.scalars(select(FACTS.c.value).where(FACTS.c.key == key).with_for_update()).one()
+    return value
 
 
 def keep_fact(tx: Transaction, key: str, value: str) -> None:

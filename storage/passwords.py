@@ -24,6 +24,7 @@ BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 8
 STANDARD_LENGTH = 40
 DEVICE_LENGTH = 20
+DEVICE_TAG_MAX = 0xFFFF
 
 _STANDARD = re.compile(rf"smtp1[{CROCKFORD}]{{8}}[{BASE62}]{{27}}")
 _DEVICE = re.compile(rf"smt[{CROCKFORD}]{{17}}")
@@ -89,14 +90,22 @@ def parse(text: str) -> Parsed | None:
     return None
 
 
-def tag(canonical: str) -> int | None:
-    """16 bits of SHA-256 of a device password: what finds the few credentials that a leaked one may belong to. None for a standard one.
+def tag(canonical: str) -> int:
+    """A few bits of a password's SHA-256, which refuse a wrong one without Argon2 and find the few rows that a leaked one may belong to.
 
-    They cost a thief of the store nothing to know and save him little: 49 of the 65 random bits stay behind Argon2id.
+    Standard: 32 bits, as a signed number (what an INTEGER column holds) outside of the device ones' range; 93 of 125 random bits
+    stay behind Argon2id. Device: 16 bits, 0 to 65535; 49 of 65 stay.
     """
-    if len(canonical) != DEVICE_LENGTH:
-        return None
-    return int.from_bytes(hashlib.sha256(canonical.encode("ascii")).digest()[:2])
+    digest = hashlib.sha256(canonical.encode("ascii")).digest()
+    if len(canonical) == DEVICE_LENGTH:
+        return int.from_bytes(digest[:2])
+    bits = int.from_bytes(digest[:4], signed=True)
+    return ~bits if 0 <= bits <= DEVICE_TAG_MAX else bits
+
+
+def tagged_style(password_tag: int) -> Style:
+    """The format of the password that has this tag."""
+    return Style.DEVICE if 0 <= password_tag <= DEVICE_TAG_MAX else Style.STANDARD
 
 
 def find(text: str) -> Iterator[Parsed]:

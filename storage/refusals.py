@@ -398,6 +398,16 @@ class OwnerGone(Refusal):
     cause = "owner_gone"
 
 
+class TooManyReports(Refusal):
+    """The person reported so many leaks in the last hour that this one was not passed on."""
+
+    cause = "too_many_reports"
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+
 class SurfaceOutdated(Refusal):
     """A button or a modal that this release did not write: from before a deploy, or made by hand."""
 

@@ -49,6 +49,8 @@ class Wire:
         self.asked: list[Asked] = []
         self.script: list[bytes | None] = []
         """Answers in order; the last one stays."""
+        self.opened = asyncio.Event()
+        """Set with each connection."""
         self.answer: Answer = self._scripted
 
     @property
@@ -69,6 +71,7 @@ async def wire() -> AsyncIterator[Wire]:
         nonlocal connections
         connections += 1
         number = connections
+        made.opened.set()
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)

@@ -1,4 +1,8 @@
-"""`make bench`: how fast the bot is, beside two bare Bolt apps on the same server, in one run. Prints a Markdown table; asserts nothing."""
+"""`make bench`: what people wait for and what it costs, beside two bare Bolt apps on the same server, in one run.
+
+Everything is measured until the work is done, batch by batch in turns, so that a machine that slows down slows all of them; a row says the
+median of the batches' ratios and their spread. `--beside FOLDER` adds the bot of another checkout. Asserts nothing.
+"""
 
 import argparse
 import asyncio
@@ -11,128 +15,326 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 from sqlalchemy import insert, update
 
-from bot.codec import InList
-from bot.listing import TURN
 from sandbox.people import Person
 from sandbox.slack import Slack
 from sandbox.world import Channel
-from storage import grants, names, passwords, workspaces
-from storage.access import Role
-from storage.credentials import Order, Place
-from storage.database import Database
-from storage.models import Credential, State, Workspace
+from storage import credentials, grants, names, passwords, workspaces
+from storage.access import Actor, Role
+from storage.audit import Origin, Surface
+from storage.database import Database, Transaction
+from storage.models import CREDENTIALS, WORKSPACES, State, Workspace
 from storage.passwords import Hasher
+from tests import postgres
 from tests.postgres import free_port
 from tests.stage import BY_TEST, MANIFEST
 
-SIZES = (10, 1_000, 100_000, 1_000_000)
-ROUNDS = 150
-CLIENTS = 16
+ROUNDS = 8
+BATCH = 25
+CLIENTS = (1, 16, 64)
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has had: proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) * TICK
+
+
+def cpu_below(pid: int) -> float:
+    """Seconds of CPU of a process and of those it started, also ended ones: a whole PostgreSQL."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    total = sum(int(one) for one in fields[11:15]) * TICK
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            total += cpu_below(int(child))
+    return total
+
+
+def pss_of(pid: int) -> float:
+    """MiB, pages that several processes share divided among them."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(rollup.split("Pss:")[1].split()[0]) / 1024
+
+
+@dataclass
 class Target:
     """A process that answers Slack's requests."""
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], port: int) -> None:
-        self.name = name
-        self.url = f"http://127.0.0.1:{port}"
-        self._started = time.monotonic()
-        self._process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL)
-        self.start_seconds = 0.0
+    name: str
+    process: "subprocess.Popen[bytes]"
+    port: int
+    start_seconds: float = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     async def ready(self, client: aiohttp.ClientSession) -> None:
+        started = time.monotonic()
         while True:
             with contextlib.suppress(aiohttp.ClientError):
-                async with client.get(f"{self.url}/readyz") as answer:
+                async with client.get(f"http://127.0.0.1:{self.port}/readyz") as answer:
                     if answer.status == 200:
-                        self.start_seconds = time.monotonic() - self._started
+                        self.start_seconds = time.monotonic() - started
                         return
-            if self._process.poll() is not None:
-                raise RuntimeError(f"{self.name} ended with {self._process.returncode}")
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
             await asyncio.sleep(0.01)
 
-    def memory_mib(self) -> float:
-        """Resident memory: Linux's /proc."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+@dataclass
+class Taken:
+    """One batch of one target."""
+
+    acknowledged: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu: float = 0.0
+    database: float = 0.0
+    count: int = 0
 
 
 class Bench:
-    def __init__(self, slack: Slack, client: aiohttp.ClientSession, person: Person) -> None:
+    def __init__(
+        self, slack: Slack, client: aiohttp.ClientSession, people: list[Person], channel: Channel, postgres_pid: int | None
+    ) -> None:
         self.slack = slack
         self.client = client
-        self.person = person
+        self.people = people
+        self.channel = channel
+        self.postgres_pid = postgres_pid
+        self.number = 0
 
-    def command(self, text: str, channel: Channel) -> dict[str, str]:
+    @contextlib.contextmanager
+    def measured(self, target: Target) -> Iterator[Taken]:
+        taken = Taken()
+        cpu, database = cpu_of(target.pid), cpu_below(self.postgres_pid) if self.postgres_pid else 0.0
+        started = time.perf_counter()
+        yield taken
+        taken.seconds = time.perf_counter() - started
+        taken.cpu = cpu_of(target.pid) - cpu
+        taken.database = (cpu_below(self.postgres_pid) if self.postgres_pid else 0.0) - database
+
+    async def type(self, target: Target, person: Person, text: str) -> float:
+        """Types a command; seconds until its acknowledgement."""
         world = self.slack.world
-        return {
-            "token": "x",
-            "team_id": world.team.id,
-            "channel_id": channel.id,
-            "user_id": self.person.id,
-            "command": "/smtp",
-            "text": text,
-            "response_url": self.slack.new_response_url(self.person.id, channel.id),
-            "trigger_id": world.new_trigger(self.person.id, channel.id),
-        }
-
-    async def post(self, target: Target, body: str) -> float:
-        """Seconds until the acknowledgement."""
+        body = urlencode(
+            {
+                "token": "x",
+                "team_id": world.team.id,
+                "channel_id": self.channel.id,
+                "user_id": person.id,
+                "command": "/smtp",
+                "text": text,
+                "response_url": self.slack.new_response_url(person.id, self.channel.id),
+                "trigger_id": world.new_trigger(person.id, self.channel.id),
+            }
+        )
         headers = FORM | self.slack.sign(body)
         started = time.perf_counter()
-        async with self.client.post(f"{target.url}/slack/events", data=body, headers=headers) as answer:
+        async with self.client.post(f"http://127.0.0.1:{target.port}/slack/events", data=body, headers=headers) as answer:
             await answer.read()
             if answer.status != 200:
                 raise RuntimeError(f"{target.name} answered {answer.status}")
         return time.perf_counter() - started
 
-    async def drawn(self, target: Target, body: str, channel: Channel) -> tuple[float, float]:
-        """Seconds until the acknowledgement, and until the answer was drawn in Slack."""
-        messages = self.slack.world.messages[channel.id]
+    async def lists(self, target: Target, clients: int, count: int, text: str = "list", drawn: bool = True) -> Taken:
+        """So many tables for so many clients at once, until the last is drawn."""
+        messages = self.slack.world.messages[self.channel.id]
         messages.clear()
+        left = iter(range(count))
+        with self.measured(target) as taken:
+            taken.count = count
+
+            async def client(person: Person) -> None:
+                for _ in left:
+                    taken.acknowledged.append(await self.type(target, person, text))
+
+            await asyncio.gather(*(client(self.people[number % len(self.people)]) for number in range(clients)))
+            if drawn and not await self.slack.world.until(lambda: len(messages) >= count or None, 120):
+                raise RuntimeError(f"{target.name}: {len(messages)} of {count} were drawn")
+        messages.clear()
+        return taken
+
+    async def creates(self, target: Target, clients: int, count: int) -> Taken:
+        """From the typed command to the password in Slack and the modal that says so; acknowledged: the submissions."""
+        self.slack.world.installed().request_url = f"http://127.0.0.1:{target.port}/slack/events"
+        messages = self.slack.world.messages[self.channel.id]
+        messages.clear()
+        left = iter(range(count))
+        with self.measured(target) as taken:
+            taken.count = count
+
+            async def client(person: Person) -> None:
+                for _ in left:
+                    self.number += 1
+                    await person.types(self.channel, f"/smtp create Bench {self.number}")
+                    await person.sees_modal("New SMTP credential")
+                    started = time.perf_counter()
+                    await person.submits()
+                    taken.acknowledged.append(time.perf_counter() - started)
+                    with contextlib.suppress(Exception):
+                        await person.closes()
+
+            await asyncio.gather(*(client(person) for person in self.people[:clients]))
+            if not await self.slack.world.until(lambda: len(messages) >= count or None, 120):
+                raise RuntimeError(f"{target.name}: {len(messages)} of {count} passwords arrived")
+        messages.clear()
+        return taken
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    return sorted(values)[int(part * (len(values) - 1))]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def row(what: str, measured: str, goal: str = "") -> None:
+    print(f"| {what} | {measured} | {goal} |", flush=True)
+
+
+async def in_turns(targets: Sequence[Target], one: Callable[[Target], Awaitable[Taken]], rounds: int = ROUNDS) -> dict[str, list[Taken]]:
+    """Batches of all targets in turns; the first round warms up and does not count."""
+    taken: dict[str, list[Taken]] = {target.name: [] for target in targets}
+    for number in range(rounds + 1):
+        for target in targets:
+            batch = await one(target)
+            if number:
+                taken[target.name].append(batch)
+    return taken
+
+
+def ratios(first: list[Taken], second: list[Taken], of: Callable[[Taken], float]) -> list[float]:
+    return [of(a) / max(of(b), 1e-9) for a, b in zip(first, second, strict=True)]
+
+
+async def report(bench: Bench, ours: list[Target], plain: Target, early: Target, on: str) -> None:
+    """`ours`: this bot first, then another checkout's where one was asked for."""
+    bot = ours[0]
+    acks = await in_turns([*ours, plain, early], lambda target: bench.lists(target, 1, BATCH, drawn=target in ours))
+
+    def median_ack(batch: Taken) -> float:
+        return statistics.median(batch.acknowledged)
+
+    row(
+        "Acknowledging `/smtp list`, in times of a bare Bolt that acknowledges early",
+        spread(ratios(acks[bot.name], acks[early.name], median_ack)),
+        "≤ 1.5",
+    )
+    row("How many times faster than the app of Bolt's README", spread(ratios(acks[plain.name], acks[bot.name], median_ack), 1), "≥ 5")
+
+    def cpu(batch: Taken) -> float:
+        return batch.cpu / batch.count
+
+    for target in ours:
+        row(
+            f"CPU of a drawn list, in times of that bare Bolt's acknowledgement: {target.name}",
+            spread(ratios(acks[target.name], acks[early.name], cpu), 1),
+            "≤ 8" if on == "SQLite" else "≤ 9",
+        )
+    if on != "SQLite":
+        for target in ours:
+            own = [batch.database / batch.count * 1000 for batch in acks[target.name]]
+            row(f"PostgreSQL's own CPU for a drawn list, ms: {target.name}", spread(own), "≤ 1")
+    for clients in CLIENTS[1:]:
+        drawn = await in_turns(ours, lambda target, clients=clients: bench.lists(target, clients, BATCH * 8), rounds=3)  # type: ignore[misc]
+        for target in ours:
+            rates = [batch.count / batch.seconds for batch in drawn[target.name]]
+            waits = [one for batch in drawn[target.name] for one in batch.acknowledged]
+            told = f"{spread(rates, 0)}; acknowledged: median {statistics.median(waits) * 1000:.0f} ms"
+            told += f", 99th percentile {percentile(waits, 0.99) / statistics.median(waits):.1f} times that"
+            row(f"Tables drawn a second, {clients} clients: {target.name}", told, "≥ 150; ≤ 5 times" if clients == 16 else "")
+    await report_creates(bench, ours, on)
+    for target in (*ours, early):
+        row(f"Memory (PSS), MiB: {target.name}", f"{pss_of(target.pid):.0f}")
+
+
+async def report_creates(bench: Bench, ours: list[Target], on: str) -> None:
+    hasher = Hasher(threads=1)
+
+    async def argon2() -> float:
+        """Seconds of CPU of one computation."""
+        started = time.process_time()
+        for _ in range(10):
+            await hasher.hash(passwords.generate(passwords.new_id()))
+        return (time.process_time() - started) / 10
+
+    beyond: dict[str, list[float]] = {target.name: [] for target in ours}
+    database: dict[str, list[float]] = {target.name: [] for target in ours}
+    for number in range(5):
+        for target in ours:
+            unit = await argon2()
+            batch = await bench.creates(target, 1, 10)
+            if number:
+                beyond[target.name].append(batch.cpu / batch.count / unit - 1)
+                database[target.name].append(batch.database / batch.count * 1000)
+    for target in ours:
+        row(f"CPU of a create beyond its Argon2 hash, in Argon2 computations: {target.name}", spread(beyond[target.name]), "≤ 1.0")
+        if on != "SQLite":
+            row(f"PostgreSQL's own CPU for a create, ms: {target.name}", spread(database[target.name], 1))
+    taken = await in_turns(ours, lambda target: bench.creates(target, 16, 64), rounds=3)
+    for target in ours:
+        waits = [one for batch in taken[target.name] for one in batch.acknowledged]
+        told = f"median {statistics.median(waits) * 1000:.0f} ms, 99th percentile {percentile(waits, 0.99) * 1000:.0f} ms"
+        row(f"A submission's acknowledgement, 16 clients: {target.name}", told, "≤ 250 ms" if on == "SQLite" else "≤ 400 ms")
+    hasher.close()
+
+
+async def report_replica(bench: Bench, one: Target, two: Target) -> None:
+    """Tables drawn a second by two replicas on one PostgreSQL, against one of them alone."""
+
+    async def both() -> float:
+        messages = bench.slack.world.messages[bench.channel.id]
+        messages.clear()
+        count = BATCH * 8
+        left = iter(range(count))
         started = time.perf_counter()
-        acknowledged = await self.post(target, body)
-        if not await self.slack.world.until(lambda: messages or None, 30):
-            raise RuntimeError("nothing was drawn")
-        return acknowledged, time.perf_counter() - started
 
-    def turn(self, channel: Channel, wanted: InList) -> str:
-        """A press on the list's Next button."""
-        world = self.slack.world
-        payload = {
-            "type": "block_actions",
-            "user": {"id": self.person.id, "team_id": world.team.id},
-            "team": {"id": world.team.id},
-            "container": {"type": "message", "channel_id": channel.id, "message_ts": "1.1"},
-            "channel": {"id": channel.id},
-            "trigger_id": world.new_trigger(self.person.id, channel.id),
-            "response_url": self.slack.new_response_url(self.person.id, channel.id),
-            "actions": [{"type": "button", "action_id": TURN, "block_id": "b", "value": wanted.encode()}],
-        }
-        return urlencode({"payload": json.dumps(payload)})
+        async def client(number: int) -> None:
+            for _ in left:
+                await bench.type((one, two)[number % 2], bench.people[number], "list")
+
+        await asyncio.gather(*(client(number) for number in range(16)))
+        await bench.slack.world.until(lambda: len(messages) >= count or None, 120)
+        return count / (time.perf_counter() - started)
+
+    gains = []
+    for _ in range(4):
+        alone = await bench.lists(one, 16, BATCH * 8)
+        gains.append(await both() / (alone.count / alone.seconds))
+    row("Tables drawn a second by two replicas, in times of one alone", spread(gains), "≥ 1.5")
 
 
-async def fill(db: Database, workspace: Workspace, count: int) -> Place:
-    """Active credentials; three names hold the word `needle`. Returns where the last page (newest first) begins."""
-    now = db.clock()
-    needles = set(random.Random(1).sample(range(count), 3))
+async def report_panic(db: Database, workspace: Workspace) -> None:
+    """All credentials of a workspace at once: refused in one row, deleted in batches."""
+    count = (await db.read(workspaces.by_id, workspace.id)).credential_count
+    by = Origin(Actor("shell:bench", "T0SANDBOX", owner=True), Surface.SHELL, reference="bench")
+    started = time.perf_counter()
+    await db.change(credentials.order_revocation, by, workspace.id)
+    suspended = time.perf_counter() - started
+    while await db.change(credentials.delete_some, by, workspace.id):
+        pass
+    seconds = time.perf_counter() - started
+    row(f"All of a workspace's {count:,} revoked", f"refused after {suspended * 1000:.0f} ms; deleted after {seconds:.1f} s")
+
+
+def fill(tx: Transaction, workspace: Workspace, count: int) -> None:
+    """Active credentials; three names hold the word `needle`."""
+    needles = set(random.Random(1).sample(range(count), min(3, count)))
     ids: set[str] = set()
     while len(ids) < count:
         ids.add(passwords.new_id())
-    rows: list[dict[str, Any]] = []
+    rows = []
     for number, credential_id in enumerate(sorted(ids)):
         name = f"App {number} {'needle ' if number in needles else ''}of {workspace.slug}"
         rows.append(
@@ -141,219 +343,155 @@ async def fill(db: Database, workspace: Workspace, count: int) -> Place:
                 "workspace_id": workspace.id,
                 "name": name,
                 "name_key": names.name_key(name),
+                "name_skeleton": names.skeleton(name),
                 "username": names.username(workspace.slug, credential_id),
-                "state": State.ACTIVE,
+                "state": State.ACTIVE.value,
                 "password_hash": "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA",
                 "version": 2,
-                "created_at": now.fromtimestamp(1_700_000_000 + number, now.tzinfo),
+                "created_at": tx.now.fromtimestamp(1_700_000_000 + number, tx.now.tzinfo),
                 "created_by": "U0BENCH",
+                "owner": "U0BENCH",
             }
         )
-    async with db.note() as session:
-        for start in range(0, count, 20_000):
-            await session.execute(insert(Credential), rows[start : start + 20_000])
-        await session.execute(update(Workspace).where(Workspace.id == workspace.id).values(credential_count=count))
-    return Place(rows[min(9, count - 1)]["id"], position=max(count - 10, 0))
+    for start in range(0, count, 20_000):
+        tx.connection.execute(insert(CREDENTIALS), rows[start : start + 20_000])
+    tx.connection.execute(update(WORKSPACES).where(WORKSPACES.c.id == workspace.id).values(credential_count=count))
 
 
-def milliseconds(values: list[float]) -> str:
-    return f"{statistics.median(values) * 1000:.2f} ms"
-
-
-def percentile(values: list[float], part: float) -> float:
-    return sorted(values)[int(part * (len(values) - 1))]
-
-
-def row(what: str, measured: str, ratio: str = "", goal: str = "") -> None:
-    print(f"| {what} | {measured} | {ratio} | {goal} |", flush=True)
-
-
-async def acknowledgements(bench: Bench, ours: Target, plain: Target, early: Target, channels: dict[int, Channel]) -> None:
-    for size, channel in channels.items():
-        taken: dict[str, list[float]] = {target.name: [] for target in (ours, plain, early)}
-        for _ in range(ROUNDS):
-            for target in (plain, early):
-                taken[target.name].append(await bench.post(target, urlencode(bench.command("list", channel))))
-            acknowledged, _ = await bench.drawn(ours, urlencode(bench.command("list", channel)), channel)
-            taken[ours.name].append(acknowledged)
-        medians = {name: statistics.median(values) for name, values in taken.items()}
-        told = ", ".join(f"{name} {milliseconds(values)}" for name, values in taken.items())
-        ratio = f"{medians[plain.name] / medians[ours.name]:.1f}x faster; {medians[ours.name] / medians[early.name]:.2f}x of early"
-        row(f"Acknowledge `/smtp list`, {size:,} credentials", told, ratio, "≥ 5x; ≤ 2x")
-
-
-async def pages(bench: Bench, ours: Target, channels: dict[int, Channel], last: dict[int, Place]) -> None:
-    rounds = 60
-
-    async def measure(make: Callable[[Channel, int], str]) -> dict[int, list[float]]:
-        taken: dict[int, list[float]] = {1_000: [], 1_000_000: []}
-        for _ in range(rounds):
-            for size in taken:
-                if size in channels:
-                    taken[size].append((await bench.drawn(ours, make(channels[size], size), channels[size]))[1])
-        return taken
-
-    cases: dict[str, Callable[[Channel, int], str]] = {
-        "first page": lambda channel, _size: urlencode(bench.command("list", channel)),
-        "last page": lambda channel, size: bench.turn(channel, InList.at(Order.NEWEST, "", last[size])),
-    }
-    for name, make in cases.items():
-        taken = await measure(make)
-        if taken[1_000_000]:
-            ratio = statistics.median(taken[1_000_000]) / statistics.median(taken[1_000])
-            told = f"1,000: {milliseconds(taken[1_000])}, 1,000,000: {milliseconds(taken[1_000_000])}"
-            row(f"Typed until drawn, {name}", told, f"{ratio:.2f}x", "≤ 1.2x")
-    for size in channels:
-        words = [(await bench.drawn(ours, urlencode(bench.command("list needle", channels[size])), channels[size]))[1] for _ in range(10)]
-        row(f"Typed until drawn, a word that 3 of {size:,} match", milliseconds(words), "", "100 ms")
-
-
-async def throughput(bench: Bench, targets: list[Target], channel: Channel) -> None:
-    told, rates = [], {}
-    for target in targets:
-        taken: list[float] = []
-
-        async def client(target: Target = target, taken: list[float] = taken) -> None:
-            for _ in range(60):
-                taken.append(await bench.post(target, urlencode(bench.command("list", channel))))
-
-        started = time.perf_counter()
-        await asyncio.gather(*(client() for _ in range(CLIENTS)))
-        rates[target.name] = len(taken) / (time.perf_counter() - started)
-        told.append(f"{target.name} {rates[target.name]:.0f}/s (p99 {percentile(taken, 0.99) * 1000:.0f} ms)")
-        await asyncio.sleep(1)
-    first = rates[targets[0].name]
-    ratio = "; ".join(f"{first / rate:.2f}x of {name}" for name, rate in list(rates.items())[1:])
-    row(f"Commands a second, {CLIENTS} clients", ", ".join(told), ratio)
-
-
-async def creates(bench: Bench, ours: Target, channel: Channel, count: int) -> None:
-    """Modal submissions until the password stands in Slack and the modal says so, against hashing alone."""
-    cores = os.cpu_count() or 1
-    hasher = Hasher()
-
-    async def hash_alone() -> float:
-        started = time.perf_counter()
-        await asyncio.gather(*(hasher.hash(passwords.generate(passwords.new_id())) for _ in range(count)))
-        return count / (time.perf_counter() - started)
-
-    async def one(number: int, gate: asyncio.Semaphore) -> None:
-        async with gate:
-            person = Person(bench.slack, bench.slack.world.add_user(f"maker{number}"))
-            bench.slack.world.users[person.id] = bench.slack.world.users[bench.person.id]
-            view_id = bench.slack.world.new_id("V")
-            payload = {
-                "type": "view_submission",
-                "user": {"id": bench.person.id, "team_id": bench.slack.world.team.id},
-                "team": {"id": bench.slack.world.team.id},
-                "view": {
-                    "id": view_id,
-                    "type": "modal",
-                    "callback_id": "create_credential",
-                    "private_metadata": json.dumps({"channel": channel.id}),
-                    "state": {
-                        "values": {
-                            "name": {"name": {"type": "plain_text_input", "value": f"Bench {view_id}"}},
-                            "channel": {"channel": {"type": "conversations_select", "selected_conversation": channel.id}},
-                        }
-                    },
-                },
-                "response_urls": [{"response_url": bench.slack.new_response_url(bench.person.id, channel.id)}],
-            }
-            await bench.post(ours, urlencode({"payload": json.dumps(payload)}))
-
-    alone = await hash_alone()
-    messages = bench.slack.world.messages[channel.id]
-    messages.clear()
-    gate = asyncio.Semaphore(8 * cores)
-    started = time.perf_counter()
-    await asyncio.gather(*(one(number, gate) for number in range(count)))
-    if not await bench.slack.world.until(lambda: True if len(messages) >= count else None, 120):
-        raise RuntimeError("not every password arrived")
-    rate = count / (time.perf_counter() - started)
-    hasher.close()
-    row("Creates a second, end to end", f"{rate:.0f}/s, Argon2 alone {alone:.0f}/s", f"{rate / alone:.2f}x", "≥ 0.8x")
+def spawn(command: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, *command], env=os.environ | environment, stderr=subprocess.DEVNULL, cwd=folder)
 
 
 @contextlib.asynccontextmanager
-async def running(slack: Slack, client: aiohttp.ClientSession, url: str, owner: str) -> AsyncIterator[tuple[Target, Target, Target]]:
+async def running(
+    slack: Slack, client: aiohttp.ClientSession, url: str, others: dict[str, tuple[Path, str]], replicas: int
+) -> AsyncIterator[tuple[list[Target], Target, Target]]:
+    """`others`: bots of other checkouts by name, each with its folder and its own database."""
     app = slack.world.installed()
-    ports = [free_port() for _ in range(3)]
-    environment = {
-        "SLACK_BOT_TOKEN": app.bot_token,
-        "SLACK_APP_TOKEN": "",
-        "SLACK_SIGNING_SECRET": app.signing_secret,
-        "SLACK_API_URL": f"{slack.url}/api/",
-        "DATABASE_URL": url,
-        "BOT_MODE": "http",
-        "BOT_OWNERS": owner,
-        "HOST": "127.0.0.1",
-        "PORT": str(ports[0]),
-        "LOG_LEVEL": "WARNING",
-    }
-    bare = [app.bot_token, app.signing_secret, f"{slack.url}/api/"]
     targets: list[Target] = []
+
+    async def start(name: str, command: list[str], folder: Path, port: int, database: str) -> Target:
+        environment = {
+            "SLACK_BOT_TOKEN": app.bot_token,
+            "SLACK_APP_TOKEN": "",
+            "SLACK_SIGNING_SECRET": app.signing_secret,
+            "SLACK_API_URL": f"{slack.url}/api/",
+            "DATABASE_URL": database,
+            "BOT_MODE": "http",
+            "BOT_OWNERS": "",
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "METRICS_LISTEN": "127.0.0.1:0",
+            "LOG_LEVEL": "WARNING",
+            "PYTHONPATH": str(folder),
+        }
+        process = spawn(command, folder, environment)
+        target = Target(name, process, port)
+        targets.append(target)
+        await asyncio.wait_for(target.ready(client), 60)
+        return target
+
+    here = Path(__file__).parent.parent
+    bare = [app.bot_token, app.signing_secret, f"{slack.url}/api/"]
     try:
-        for name, command, port in (
-            ("ours", ["-m", "bot", "run"], ports[0]),
-            ("Bolt as its README", ["-m", "tests.bench_bolt", str(ports[1]), "plain", *bare], ports[1]),
-            ("Bolt early", ["-m", "tests.bench_bolt", str(ports[2]), "early", *bare], ports[2]),
-        ):
-            target = Target(name, [sys.executable, *command], environment, port)
-            targets.append(target)
-            await asyncio.wait_for(target.ready(client), 60)
-        yield targets[0], targets[1], targets[2]
+        ours = [await start("this bot", ["-m", "bot", "run"], here, free_port(), url) for _ in range(replicas)]
+        for name, (folder, database) in others.items():
+            ours.append(await start(name, ["-m", "bot", "run"], folder, free_port(), database))
+        port = free_port()
+        plain = await start("Bolt as its README", ["-m", "tests.bench_bolt", str(port), "plain", *bare], here, port, url)
+        port = free_port()
+        early = await start("Bolt early", ["-m", "tests.bench_bolt", str(port), "early", *bare], here, port, url)
+        yield ours, plain, early
     finally:
         for target in targets:
-            target.stop()
+            target.process.terminate()
+        for target in targets:
+            target.process.wait(30)
 
 
-async def run(url: str, sizes: tuple[int, ...]) -> None:
-    slack = Slack(ack_timeout=30)
+async def run(url: str, size: int, postgres_pid: int | None, beside: Path | None, beside_url: str) -> None:
+    slack = Slack(ack_timeout=30, escape_typed=False)
     slack.install(MANIFEST)
-    person = slack.add_person("bench")
+    people = [slack.add_person(f"bench{number}") for number in range(max(CLIENTS))]
+    channel = slack.add_channel("mail", *people)
+    team = slack.world.team.id
     db = Database(url)
     await db.upgrade()
-    channels: dict[int, Channel] = {}
-    last: dict[int, Place] = {}
-    for size in sizes:
-        workspace = await db.change(workspaces.add, BY_TEST, f"w{size}")
-        channels[size] = slack.add_channel(f"mail-{size}", person)
-        await db.change(workspaces.map_channel, BY_TEST, slack.world.team.id, channels[size].id, workspace.id)
-        await db.change(grants.grant, BY_TEST, slack.world.team.id, person.id, Role.WRITER, workspace.id)
-        last[size] = await fill(db, workspace, size)
+    workspace = await db.change(workspaces.add, BY_TEST, "bench")
+    await db.change(workspaces.map_channel, BY_TEST, team, channel.id, workspace.id)
+    for person in people:
+        await db.change(grants.grant, BY_TEST, team, person.id, Role.WRITER, workspace.id)
+    await db.note(fill, workspace, size)
+    big = await db.change(workspaces.add, BY_TEST, "big")
+    await db.note(fill, big, size)
+    on = "SQLite" if db.sqlite else "PostgreSQL"
+    others = {}
+    if beside is not None:
+        # The other checkout's own tools make its database: its schema may be another.
+        script = SETUP.format(team=team, channel=channel.id, people=json.dumps([one.id for one in people]), count=min(size, 1000))
+        environment = os.environ | {"DATABASE_URL": beside_url, "PYTHONPATH": str(beside)}
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], env=environment, cwd=beside, check=True, timeout=300)
+        others["the other checkout"] = (beside, beside_url)
+    print(f"\nOn {os.cpu_count()} cores, Python {sys.version.split()[0]}, {on}, {size:,} credentials; everything on the same machine.\n")
+    row("What", "Median (lowest to highest)", "Goal")
+    row("---", "---", "---")
+    async with (
+        slack.serve(),
+        aiohttp.ClientSession() as client,
+        running(slack, client, url, others, 1 if db.sqlite else 2) as (ours, plain, early),
+    ):
+        bench = Bench(slack, client, people, channel, postgres_pid)
+        await report(bench, [ours[0], *ours[1 if db.sqlite else 2 :]], plain, early, on)
+        if not db.sqlite:
+            await report_replica(bench, ours[0], ours[1])
+        await report_panic(db, big)
     await db.close()
-    kind = "SQLite" if db.sqlite else "PostgreSQL"
-    print(f"\nOn {os.cpu_count()} cores, Python {sys.version.split()[0]}, {kind}; everything, also the local Slack, on the same machine.\n")
-    row("What", "Measured", "Ratio", "Goal")
-    row("---", "---", "---", "---")
-    async with slack.serve(), aiohttp.ClientSession() as client, running(slack, client, url, person.id) as (ours, plain, early):
-        bench = Bench(slack, client, person)
-        for target in (ours, plain, early):
-            for _ in range(20):
-                await bench.post(target, urlencode(bench.command("help", channels[sizes[0]])))
-        memory = f"{ours.memory_mib():.0f} MiB, bare Bolt {plain.memory_mib():.0f} MiB"
-        row("Memory, idle", memory, f"{ours.memory_mib() / plain.memory_mib():.2f}x", "≤ 1.6x")
-        seconds = f"{ours.start_seconds:.2f} s, bare Bolt {plain.start_seconds:.2f} s"
-        row("Start until ready", seconds, f"+{ours.start_seconds - plain.start_seconds:.2f} s", "≤ +2 s")
-        steps: list[Callable[[], Awaitable[None]]] = [
-            lambda: acknowledgements(bench, ours, plain, early, channels),
-            lambda: pages(bench, ours, channels, last),
-            lambda: throughput(bench, [ours, plain, early], channels[sizes[0]]),
-            lambda: creates(bench, ours, channels[sizes[0]], 200),
-        ]
-        for step in steps:
-            await step()
+
+
+SETUP = """
+import asyncio, os
+from storage import grants, workspaces
+from storage.access import Actor, Role
+from storage.audit import Origin, Surface
+from storage.database import Database
+
+async def main():
+    by = Origin(Actor("shell:bench", "{team}", owner=True), Surface.SHELL, reference="bench")
+    db = Database(os.environ["DATABASE_URL"])
+    await db.upgrade()
+    new = hasattr(db, "change")
+    call = (lambda f, *a: db.change(f, *a)) if new else (lambda f, *a: f(db, *a))
+    workspace = await call(workspaces.add, by, "bench")
+    await call(workspaces.map_channel, by, "{team}", "{channel}", workspace.id)
+    for person in {people}:
+        await call(grants.grant, by, "{team}", person, Role.WRITER, workspace.id)
+    from storage import credentials
+    for number in range(20):
+        made = await call(credentials.create_pending, by, "{channel}", f"App {{number}}", f"view {{number}}")
+        await call(credentials.activate, by, made[0].id, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA")
+    await db.close()
+
+asyncio.run(main())
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="leave out the million")
-    parser.add_argument("--database", help="an empty database's address; default: a new SQLite file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        url = arguments.database or f"sqlite:///{folder}/bench.db"
-        asyncio.run(run(url, SIZES[:2] if arguments.quick else SIZES))
+    parser.add_argument("--size", type=int, default=100_000, help="credentials in a workspace")
+    parser.add_argument("--beside", type=Path, help="the folder of another checkout, to compare with")
+    parser.add_argument("--only", choices=("sqlite", "postgres"))
+    given = parser.parse_args()
+    if given.only != "postgres":
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(run(f"sqlite:///{folder}/bench.db", given.size, None, given.beside, f"sqlite:///{folder}/beside.db"))
+    if given.only != "sqlite":
+        if postgres.binaries() is None:
+            print("\nPostgreSQL's server is not installed, so it is left out.")
+            return
+        with postgres.private_cluster() as address:
+            admin = f"{address}/postgres"
+            postgres.create_databases(admin, "bench", "beside")
+            asyncio.run(run(f"{address}/bench", given.size, postgres.server_pid(admin), given.beside, f"{address}/beside"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from sandbox.demo import Demo
@@ -59,6 +60,11 @@ class Window:
     async def type(self, text: str) -> None:
         await self.page.fill("#typed", text)
         await self.page.press("#typed", "Enter")
+
+    async def barriers(self) -> list[str]:
+        """What axe-core finds on the page as it is now that is serious or critical: the rule and where."""
+        found = (await Axe().run(self.page)).response["violations"]
+        return [f"{one['id']}: {node['target']}" for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]]
 
     async def button(self, name: str) -> None:
         await self.page.get_by_role("button", name=name, exact=True).last.click()

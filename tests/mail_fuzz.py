@@ -1,7 +1,8 @@
 """Generated input for the two protocol readers: `python -m tests.mail_fuzz --inputs 1000000`.
 
-Every input is a connection's worth of bytes, half of it well-formed and then damaged, cut into chunks anywhere. Required of every
-one: no exception, bounded memory, every handed-out request bounded, every answer well-formed, and no OK that nobody granted.
+Every input is a connection's worth of bytes, well-formed or nearly so, half of it then damaged, cut into chunks anywhere. Required of
+every one: no exception, bounded memory, every handed-out request bounded, every answer well-formed, and no OK that nobody granted.
+Required of all: a tenth of them get as far as a complete log-in.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mailauth import policy, protocol
 
@@ -49,10 +51,37 @@ ATTRIBUTES = [
 ]  # fmt: skip
 
 
+@dataclass
+class Tried:
+    inputs: int = 0
+    with_log_in: int = 0
+    """Those in which at least one log-in was complete."""
+
+
 def auth_input(chance: random.Random) -> bytes:
+    if chance.random() < 0.5:
+        lines = [b"VERSION\t1\t%d" % chance.randrange(4), b"CPID\t%d" % chance.randrange(1, 5)]
+        lines += [line for number in range(chance.randrange(1, 6)) for line in _log_in(chance, number)]
+        lines += [_auth_line(chance) for _ in range(chance.randrange(2))]
+        data = b"\n".join(lines) + b"\n"
+        return _damage(chance, data) if chance.random() < 0.5 else data
     lines = [b"VERSION\t1\t%d" % chance.randrange(4), b"CPID\t%d" % chance.randrange(5)] if chance.random() < 0.9 else []
     lines += [_auth_line(chance) for _ in range(chance.randrange(1, 8))]
     return _damage(chance, b"\n".join(lines) + chance.choice([b"\n", b"\n", b"\r\n", b""]))
+
+
+def _log_in(chance: random.Random, number: int) -> list[bytes]:
+    """The lines of a log-in that is complete, in one of the ways in which clients do it; some are cancelled."""
+    pick = chance.choice
+    username, password = (pick([b"user", b"smtp-acme-00000000", b"a@b", b"D\\u ", chance.randbytes(3).hex().encode()]) for _ in range(2))
+    parameters = [pick(PARAMETERS[2:]) for _ in range(chance.randrange(3))]
+    begin = b"\t".join([b"AUTH", b"%d" % number, mechanism := pick([b"PLAIN", b"LOGIN", b"plain"]), b"service=smtp", *parameters])
+    if mechanism == b"LOGIN":
+        lines = [begin, *(b"CONT\t%d\t%b" % (number, b64encode(part)) for part in (username, password))]
+    else:
+        response = b64encode(b"%b\0%b\0%b" % (pick([b"", username]), username, password))
+        lines = [begin + b"\tresp=" + response] if chance.random() < 0.7 else [begin, b"CONT\t%d\t%b" % (number, response)]
+    return lines + ([b"CANCEL\t%d" % number] if chance.random() < 0.1 else [])
 
 
 def policy_input(chance: random.Random) -> bytes:
@@ -106,7 +135,7 @@ def _chunks(chance: random.Random, data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-def check_auth(chance: random.Random) -> None:
+def check_auth(chance: random.Random, tried: Tried) -> None:
     """One connection to the authentication reader."""
     conversation = protocol.Conversation(pid=7, connection_id=1, cookie="0" * 32)
     greeting = conversation.take()
@@ -115,12 +144,15 @@ def check_auth(chance: random.Random) -> None:
     granted, sent, now = 0, bytearray(), 0.0
     open_logins: list[protocol.Login] = []
     largest = 0
+    complete = False
     for chunk in _chunks(chance, auth_input(chance)):
         largest = max(largest, len(chunk))
         now += chance.choice([0.0, 0.1, 400.0])
-        open_logins += conversation.receive(chunk, now)
+        logins = conversation.receive(chunk, now)
+        complete = complete or bool(logins)
+        open_logins += logins
         assert len(conversation._buffer) <= protocol.MAX_LINE + largest + 1
-        assert conversation.answering <= protocol.MAX_OPEN
+        assert conversation.answering <= protocol.MAX_OPEN + protocol.MAX_ASIDE
         assert len(conversation._begun) <= protocol.MAX_WAITING
         while open_logins and chance.random() < 0.6:
             login = open_logins.pop(chance.randrange(len(open_logins)))
@@ -129,12 +161,14 @@ def check_auth(chance: random.Random) -> None:
             assert "\0" not in login.username + login.password
             if len(login.password) >= 8:  # a shorter one may stand there by chance
                 assert login.password not in repr(login).replace(repr(login.username), "")
+            if chance.random() < 0.2:
+                conversation.set_aside(login)
             answer = chance.randrange(4)
             if answer == 0:
                 granted += 1
                 conversation.grant(login, "granted")
             elif answer == 1:
-                conversation.refuse(login)
+                conversation.refuse(login, chance.choice([None, "smtp-acme-00000000"]))
             elif answer == 2:
                 conversation.refuse_plaintext(login)
             else:
@@ -142,6 +176,7 @@ def check_auth(chance: random.Random) -> None:
         sent += conversation.take()
     conversation.hang_up()
     assert conversation.answering == 0
+    tried.with_log_in += complete
     oks = 0
     for line in bytes(sent).split(b"\n")[:-1]:
         assert ANSWER.fullmatch(line), line
@@ -149,7 +184,7 @@ def check_auth(chance: random.Random) -> None:
     assert oks <= granted
 
 
-def check_policy(chance: random.Random) -> None:
+def check_policy(chance: random.Random, _tried: Tried) -> None:
     """One connection to the policy reader."""
     reader = policy.PolicyReader()
     for chunk in _chunks(chance, policy_input(chance)):
@@ -162,17 +197,20 @@ def check_policy(chance: random.Random) -> None:
     assert reader.closed is None or not reader._buffer
 
 
-CHECKS: list[Callable[[random.Random], None]] = [check_auth, check_auth, check_auth, check_policy]
+CHECKS: list[Callable[[random.Random, Tried], None]] = [check_auth, check_auth, check_auth, check_policy]
 
 
-def run(inputs: int, seed: int) -> None:
+def run(inputs: int, seed: int) -> Tried:
     """Raises AssertionError, or what a reader raised, with the seed of the input that did it."""
+    tried = Tried()
     for number in range(inputs):
         key = f"{seed}-{number}"
+        tried.inputs += 1
         try:
-            CHECKS[number % len(CHECKS)](random.Random(key))
+            CHECKS[number % len(CHECKS)](random.Random(key), tried)
         except Exception as error:
             raise AssertionError(f"input {key} broke the reader: {type(error).__name__}: {error}") from error
+    return tried
 
 
 def main() -> None:
@@ -181,8 +219,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     started = time.monotonic()
-    run(arguments.inputs, arguments.seed)
-    print(f"{arguments.inputs} generated inputs in {time.monotonic() - started:.0f} s: no crash, no unbounded memory, no OK")
+    tried = run(arguments.inputs, arguments.seed)
+    reached = f"{tried.with_log_in} with a complete log-in"
+    print(f"{tried.inputs} generated inputs ({reached}) in {time.monotonic() - started:.0f} s: no crash, no unbounded memory, no OK")
+    if tried.with_log_in < tried.inputs / 10:
+        raise SystemExit("fewer than a tenth got as far as a complete log-in")
 
 
 if __name__ == "__main__":

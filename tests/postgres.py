@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+from psycopg import sql
+
 
 def binaries() -> Path | None:
     """The folder with `initdb`; None when no PostgreSQL server is installed."""
@@ -53,3 +56,17 @@ def private_cluster() -> Iterator[str]:
             subprocess.run([*control, "-m", "immediate", "stop"], user=user, check=True, capture_output=True, cwd=home, timeout=60)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def create_databases(admin: str, *names: str) -> None:
+    """Makes databases. `admin`: the address of one that is there."""
+    with psycopg.connect(admin, autocommit=True) as connection:
+        for name in names:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def server_pid(admin: str) -> int:
+    """The process that all others of the server descend from."""
+    with psycopg.connect(admin) as connection:
+        [data] = connection.execute("SHOW data_directory").fetchone() or [""]
+    return int((Path(data) / "postmaster.pid").read_text().split()[0])

@@ -32,7 +32,7 @@ async def change_credentials(db: Database, **values: Any) -> None:
 async def allow_rewriting(db: Database) -> None:
     """Takes away what keeps the audit log append-only."""
     if db.sqlite:
-        for trigger in ("update", "delete"):
+        for trigger in ("update", "delete", "replace"):
             await sql(db, f"DROP TRIGGER audit_events_no_{trigger}")
     else:
         await sql(db, "ALTER TABLE audit_events DISABLE TRIGGER USER")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from storage.passwords import Parsed, find
 from tests import raw
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
-PATIENT = Limits(acknowledge=60, request=60, stop=60, health_interval=0, health_patience=60, looks=(0.01, 0.05, 0.2, 1.0))
+PATIENT = Limits(acknowledge=60, question=60, request=60, stop=60, health_interval=0, health_patience=60, looks=(0.01, 0.05, 0.2, 1.0))
 """Nothing fails because the machine is slow."""
 BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
 
@@ -159,6 +160,7 @@ async def stage(
     assert isinstance(handler, logging.StreamHandler)
     handler.setStream(logs)
     async with slack.serve():
+        folder = tempfile.TemporaryDirectory()
         given: dict[str, Any] = {
             "slack_bot_token": app.bot_token,
             "slack_app_token": app.app_token if mode == "socket" else "",
@@ -166,6 +168,7 @@ async def stage(
             "slack_api_url": f"{slack.url}/api/",
             "bot_owners": olga.id,
             "database_url": database_url,
+            "revoked_journal": Path(folder.name) / "journal",
             "host": "127.0.0.1",
             "port": 0,
             "smtp_host": "mail.example.com",
@@ -191,4 +194,5 @@ async def stage(
             if start:
                 await bot.stop()
             await db.close()
+            folder.cleanup()
     assert '"event": "unexpected failure"' not in logs.getvalue(), logs.getvalue()

@@ -3,24 +3,32 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
+import socket
+import stat
+import subprocess
 import sys
+import threading
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
+from mailauth.http import check_token
 from mailauth.policy import WhenAway
-from mailauth.server import AuthdConfig, Server, listen
-from mailauth.verifier import PER_USERNAME, Verifier
+from mailauth.server import CONNECTIONS, AuthdConfig, Server
+from mailauth.sockets import ListenError, host_and_port, listen, networks
+from mailauth.verifier import REFUSALS, Verifier
 from storage import credentials, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
 from storage.passwords import Hasher, Style
-from tests import mail_fuzz, raw
+from tests import mail_fuzz, mail_servers, raw
 
 BY = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.MODAL, "ref", "C0MAIL", "V1")
 CHEAP = (8, 1, 1)
@@ -79,10 +87,23 @@ class Client:
         return (await self.line()).split("\t")[0] or "closed"
 
 
+class CountingHasher(Hasher):
+    """Cheap, and counts what it verifies."""
+
+    def __init__(self) -> None:
+        super().__init__(*CHEAP)
+        self.verified = 0
+
+    async def verify(self, phc: str, password: str) -> bool:
+        self.verified += 1
+        return await super().verify(phc, password)
+
+
 class Running:
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, hasher: CountingHasher) -> None:
         self.server = server
         self.folder = folder
+        self.hasher = hasher
         self.writers: list[asyncio.StreamWriter] = []
 
     async def connect(self, version: str = "1\t2") -> Client:
@@ -101,12 +122,12 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(db: Database, folder: Path, **config: object) -> AsyncIterator[Running]:
-    hasher = Hasher(*CHEAP)
-    settings = AuthdConfig(database_url="", auth="", **config)  # type: ignore[arg-type]
-    server = Server(settings, Verifier(db, hasher))
-    await server.start(listen(f"unix:{folder / 'auth'}", "AUTHD_LISTEN"), listen(f"unix:{folder / 'policy'}", "POLICY_LISTEN"))
-    made = Running(server, folder)
+async def running(db: Database, folder: Path, limit: int = CONNECTIONS, **config: object) -> AsyncIterator[Running]:
+    hasher = CountingHasher()
+    settings = AuthdConfig(database_url="", **config)  # type: ignore[arg-type]
+    server = Server(settings, Verifier(db, hasher), limit)
+    await server.start([listen(f"unix:{folder / 'auth'}", "AUTHD_LISTEN")], [listen(f"unix:{folder / 'policy'}", "POLICY_LISTEN")])
+    made = Running(server, folder, hasher)
     try:
         yield made
     finally:
@@ -179,7 +200,8 @@ async def test_the_password_before_a_rotation_works_until_its_time(store: Databa
     new = passwords.generate(made.id)
     hasher = Hasher(*CHEAP)
     old = await raw.one(store, "SELECT password_hash FROM credentials")
-    values = {"previous_hash": old, "password_hash": await hasher.hash(new), "rotated_at": store.clock(), "version": 9}
+    tags = {"previous_tag": passwords.tag(made.password), "password_tag": passwords.tag(new)}
+    values = {"previous_hash": old, "password_hash": await hasher.hash(new), "rotated_at": store.clock(), "version": 9, **tags}
     await raw.change_credentials(store, previous_until=store.clock() + timedelta(hours=1), **values)
     assert [await client.log_in(made.username, one) for one in (made.password, new, made.password)] == ["OK"] * 3
     await authd.server.verifier.flush()
@@ -191,53 +213,209 @@ async def test_the_password_before_a_rotation_works_until_its_time(store: Databa
     hasher.close()
 
 
-async def test_what_is_not_in_our_format_costs_nothing(store: Database, authd: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = await make(store)
+async def test_a_wrong_password_never_costs_an_argon2_computation(store: Database, authd: Running) -> None:
+    made, printer = await make(store), await make(store, "Printer", Style.DEVICE)
     client = await authd.connect()
-    database, computed = counting(authd, monkeypatch)
-    for password in ("x", made.password[:-1], made.password[:-1] + "é", "smtp1" + "0" * 35, passwords.generate("00000000")):
-        assert await client.log_in(made.username, password) == "FAIL"
-    assert await client.log_in("smtp-acme-00000000", "x") == "FAIL"
-    assert (database, computed) == ([], [])
-    assert await client.log_in("smtp-acme-00000000", passwords.generate("00000000")) == "FAIL"
-    assert await client.log_in(made.username, passwords.generate(made.id)) == "FAIL"
-    assert (len(database), len(computed)) == (2, 2), "an unknown username and a wrong password take the same path"
-
-
-def counting(authd: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
-    """Writes down the look-ups and Argon2 computations, which are still made."""
-    database: list[str] = []
-    computed: list[str] = []
-    verifier = authd.server.verifier
-    look_up, verify = verifier._look_up, verifier._verify
-
-    async def looking_up(username: str) -> object:
-        database.append(username)
-        return await look_up(username)
-
-    async def verifying(phc: str, canonical: str) -> bool:
-        computed.append(canonical)
-        return await verify(phc, canonical)
-
-    monkeypatch.setattr(verifier, "_look_up", looking_up)
-    monkeypatch.setattr(verifier, "_verify", verifying)
-    return database, computed
-
-
-async def test_wrong_passwords_are_bounded_and_a_known_one_still_gets_in(store: Database, authd: Running) -> None:
-    made = await make(store)
-    client = await authd.connect()
-    assert await client.log_in(made.username, made.password) == "OK"
-    wrong = [passwords.generate(made.id) for _ in range(int(PER_USERNAME[0]) + 5)]
+    wrong = ["x", made.password[:-1], made.password[:-1] + "é", "smtp1" + "0" * 35, passwords.generate("00000000")]
+    wrong += [passwords.generate(made.id) for _ in range(50)]
     for password in wrong:
-        client.ask(made.username, password)
-    answers = [await client.line() for _ in wrong]
-    assert all(answer.startswith("FAIL") for answer in answers)
-    for _ in range(3):
-        client.ask(made.username, passwords.generate(made.id))
-    assert ["temp_fail" in await client.line() for _ in range(3)] == [True] * 3
+        client.ask(made.username, password, f"secured\trip=192.0.{len(password)}.7")
+    client.ask("smtp-acme-00000000", passwords.generate("00000000"))
+    client.ask(printer.username, another_device_password(printer.password))
+    assert {(await client.line()).split("\t")[0] for _ in range(len(wrong) + 2)} == {"FAIL"}
+    assert authd.hasher.verified == 0
     assert await client.log_in(made.username, made.password) == "OK"
-    assert await client.log_in(made.username, wrong[0]) == "FAIL", "a wrong one that is known costs nothing"
+    assert authd.hasher.verified == 1
+
+
+def another_device_password(password: str) -> str:
+    """One with another tag."""
+    while True:
+        other = passwords.generate("00000000", Style.DEVICE)
+        if passwords.tag(other) != passwords.tag(password):
+            return other
+
+
+async def test_a_flood_of_wrong_ones_is_held_back_and_the_right_one_still_gets_in(store: Database, authd: Running) -> None:
+    made = await make(store)
+    attacker, owner = await authd.connect(), await authd.connect()
+    flood = int(REFUSALS[0]) + 100
+    for number in range(flood):
+        attacker.ask(made.username, passwords.generate(made.id), f"secured\trip=2001:db8::{number:x}")
+    for _ in range(int(REFUSALS[0])):
+        assert await attacker.line() != ""
+    owner.ask(made.username, made.password, "secured\trip=198.51.100.1")
+    attacker.ask(made.username, made.password, "secured\trip=2001:db8::1")
+    assert (await owner.line()).startswith("OK")
+    answers = [(await attacker.line()).split("\t")[0] for _ in range(flood + 1 - int(REFUSALS[0]))]
+    assert answers.index("OK") < len(answers) - 1, "a right one waits behind no refusal that is held back"
+    assert answers.count("FAIL") == flood - int(REFUSALS[0])
+
+
+async def test_a_row_without_a_tag_is_verified_and_gets_one(store: Database, authd: Running) -> None:
+    made = await make(store)
+    await raw.change_credentials(store, password_tag=None)
+    client = await authd.connect()
+    assert await client.log_in(made.username, passwords.generate(made.id)) == "FAIL"
+    assert authd.hasher.verified == 1
+    assert await client.log_in(made.username, made.password) == "OK"
+    await asyncio.gather(*authd.server.verifier._noting)
+    assert (await store.read(credentials.get, made.id))[0].password_tag == passwords.tag(made.password)
+    verified = authd.hasher.verified
+    assert await client.log_in(made.username, passwords.generate(made.id)) == "FAIL"
+    assert authd.hasher.verified == verified
+
+
+async def test_what_is_remembered_belongs_to_the_hash_and_not_to_a_version(store: Database, authd: Running) -> None:
+    made = await make(store)
+    client = await authd.connect()
+    assert await client.log_in(made.username, made.password) == "OK"
+    # As after a restore and another rotation: the same version, another password.
+    other = await authd.hasher.hash("smtp1" + "0" * 35)
+    await raw.change_credentials(store, password_hash=other)
+    assert await client.log_in(made.username, made.password) == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [
+        ("{u}@example.com", "{p}"),
+        ("ACME\\{u}", "{p}"),
+        ("ACME\\{U}@example.com", "{p}"),
+        (" {u}\t", "\t{p} "),
+        ("{u}\r\n", "{p}\r\n"),
+    ],
+)
+async def test_what_people_type_is_read_kindly(store: Database, authd: Running, username: str, password: str) -> None:
+    made = await make(store)
+    client = await authd.connect()
+    typed = [text.format(u=made.username, U=made.username.upper(), p=made.password) for text in (username, password)]
+    client.ask(*typed)
+    assert await client.line() == f"OK\t1\tuser={made.username}"
+    request = {"request": "smtpd_access_policy", "sasl_username": typed[0].strip()}
+    await store.change(credentials.delete, BY, made.id)
+    assert await authd.policy(request) == ["action=421 4.7.0 This SMTP credential no longer works"]
+
+
+async def test_a_refusal_is_one_log_line_and_names_the_user_where_it_is_ours(store: Database, authd: Running) -> None:
+    made = await make(store)
+    client = await authd.connect()
+    with structlog.testing.capture_logs() as lines:
+        client.ask(made.username, "hunter2-secret")
+        assert await client.line() == f"FAIL\t1\tuser={made.username}"
+        client.ask(made.password, "hunter2-secret")
+        assert await client.line() == "FAIL\t2"
+        for _ in range(20):
+            await client.log_in(made.username, passwords.generate(made.id))
+    refused = [line for line in lines if line["event"] == "log-in refused"]
+    assert len(refused) == 5
+    first = {"username": made.username, "why": "not a password of ours", "address": "192.0.2.7", "service": "smtp"}
+    assert first.items() <= refused[0].items()
+    assert refused[1]["username"] is None
+    assert "hunter2" not in str(lines)
+    assert made.password not in str(lines)
+    assert authd.server.verifier._reporter.left_out == 17
+
+
+async def test_idle_connections_make_room_for_new_ones(store: Database, tmp_path: Path) -> None:
+    made = await make(store)
+    async with running(store, tmp_path, limit=4) as authd:
+        silent = [await asyncio.open_unix_connection(str(tmp_path / "auth")) for _ in range(4)]
+        client = await authd.connect()
+        for _ in range(3):
+            assert await client.log_in(made.username, made.password) == "OK"
+        more = [await authd.connect() for _ in range(10)]
+        assert await more[-1].log_in(made.username, made.password) == "OK"
+        assert await client.line() == "", "the one that was silent for longest"
+        for _, writer in silent:
+            writer.close()
+
+
+class GatedHasher(CountingHasher):
+    """Verifies once the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.began = asyncio.Event()
+
+    async def verify(self, phc: str, password: str) -> bool:
+        self.began.set()
+        await self.gate.wait()
+        return await super().verify(phc, password)
+
+
+async def test_nothing_is_computed_for_who_hung_up(store: Database) -> None:
+    made = await make(store)
+    await raw.change_credentials(store, password_tag=None)
+    hasher = GatedHasher()
+    verifier = Verifier(store, hasher, at_once=1)
+    asking = [asyncio.create_task(verifier.check(made.username, passwords.generate(made.id), None, "smtp")) for _ in range(20)]
+    await hasher.began.wait()
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    hasher.gate.set()
+    assert (await verifier.check(made.username, made.password, None, "smtp")).answer == "yes"
+    assert hasher.verified == 2
+    await asyncio.gather(*verifier._noting)
+    hasher.close()
+
+
+async def test_who_asks_the_same_at_once_shares_one_computation_also_when_one_hangs_up(store: Database) -> None:
+    made = await make(store)
+    hasher = GatedHasher()
+    verifier = Verifier(store, hasher, at_once=1)
+    asking = [asyncio.create_task(verifier.check(made.username, made.password, None, "smtp")) for _ in range(10)]
+    await hasher.began.wait()
+    asking[0].cancel()
+    hasher.gate.set()
+    results = await asyncio.gather(*asking[1:])
+    assert {result.answer for result in results} == {"yes"}
+    assert hasher.verified == 1
+    hasher.close()
+
+
+async def test_over_tcp_a_replaced_process_goes_on_until_its_clients_leave(store: Database) -> None:
+    made = await make(store)
+    hasher = CountingHasher()
+    listener = listen("tcp:127.0.0.1:0", "AUTHD_LISTEN")
+    server = Server(AuthdConfig(""), Verifier(store, hasher))
+    address = listener.getsockname()
+    await server.start([listener])
+    client = Client(*await asyncio.open_connection(*address))
+    await client.greet()
+    assert await client.log_in(made.username, made.password) == "OK"
+    stopping = asyncio.create_task(server.stop(replaced=True))
+    await asyncio.sleep(0)
+    assert await client.log_in(made.username, made.password) == "OK"
+    client.writer.close()
+    await asyncio.wait_for(stopping, 10)
+    hasher.close()
+
+
+def test_the_limit_of_connections_is_within_the_descriptors() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 500)); from mailauth.server import connection_limit; "
+        "print(connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout == "200 (500, 500)\n"
+
+
+async def test_an_ended_connection_loses_nothing_that_was_sent(store: Database, tmp_path: Path) -> None:
+    made = await make(store)
+    async with running(store, tmp_path) as authd:
+        clients = [await authd.connect() for _ in range(20)]
+        for client in clients:
+            for _ in range(5):
+                client.ask(made.username, made.password)
+        stopping = asyncio.create_task(authd.server.stop())
+        for client in clients:
+            assert [(await client.line()).split("\t")[0] for _ in range(6)] == ["OK"] * 5 + [""]
+            with pytest.raises(BrokenPipeError):
+                os.write(client.writer.get_extra_info("socket").fileno(), b"AUTH\n")
+        await stopping
 
 
 async def test_clear_text_is_refused_unless_it_is_allowed(store: Database, tmp_path: Path) -> None:
@@ -307,12 +485,11 @@ async def test_use_and_heartbeat_are_written_down(store: Database, authd: Runnin
 async def test_an_old_hash_is_renewed_at_a_log_in(store: Database, tmp_path: Path) -> None:
     made = await make(store)
     hasher = Hasher(memory_kib=16, time_cost=1)
-    server = Server(AuthdConfig("", ""), Verifier(store, hasher))
-    await server.verifier.start()
-    assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
-    await asyncio.gather(*server.verifier._renewing)
+    verifier = Verifier(store, hasher)
+    assert (await verifier.check(made.username, made.password, None, "smtp")).answer == "yes"
+    await asyncio.gather(*verifier._noting)
     assert "m=16," in str((await store.read(credentials.get, made.id))[0].password_hash)
-    assert (await server.verifier.check(made.username, made.password, None, "smtp"))[0] == "yes"
+    assert (await verifier.check(made.username, made.password, None, "smtp")).answer == "yes"
     hasher.close()
 
 
@@ -350,7 +527,70 @@ async def test_half_a_line_and_a_hang_up_leave_nothing_behind(store: Database, a
 
 
 def test_ten_thousand_generated_inputs_break_nothing() -> None:
-    mail_fuzz.run(10_000, seed=20261124)
+    tried = mail_fuzz.run(10_000, seed=20261124)
+    assert tried.with_log_in >= 1000
+
+
+class Process:
+    """`smtp-bot authd` as a process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+
+    @classmethod
+    async def start(
+        cls, folder: Path, database_url: str, workers: int = 1, handed: list[int] | None = None, settings: dict[str, str] | None = None
+    ) -> "Process":
+        """Args:
+        handed: listening sockets for log-ins and policy, handed in as systemd does it.
+        """
+        environment = os.environ | {"DATABASE_URL": database_url, "LOG_FORMAT": "json", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        command = [sys.executable, "-m", "bot", "authd", "--workers", str(workers)]
+        if handed is not None:
+            environment |= {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "auth:policy"}
+            become = (
+                "import os, sys; handed = [os.dup(int(fd)) for fd in sys.argv[1:3]]; [os.dup2(fd, 3 + n) for n, fd in enumerate(handed)]; "
+                "[os.set_inheritable(3 + n, True) for n in range(2)]; "
+                "os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[3], sys.argv[3:])"
+            )
+            command = [sys.executable, "-c", become, *map(str, handed), *command]
+        cheap = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment | cheap | (settings or {}), cwd=folder, stderr=asyncio.subprocess.PIPE, pass_fds=handed or ()
+        )
+        return cls(process)
+
+    async def says(self, event: str, times: int = 1) -> None:
+        """Reads its log until this was said."""
+        assert self.process.stderr
+        while times:
+            line = (await self.process.stderr.readline()).decode()
+            assert line, f"it ended: {self.said}"
+            self.said.append(line)
+            times -= f'"{event}"' in line
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    async def stop(self) -> str:
+        """Its log."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        _, said = await self.process.communicate()
+        assert self.process.returncode == 0, said
+        return "".join(self.said) + said.decode()
+
+
+@contextlib.asynccontextmanager
+async def ended(*processes: Process) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for one in processes:
+            if one.process.returncode is None:
+                one.process.kill()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -360,20 +600,9 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
     acme = await db.change(workspaces.add, BY, "acme")
     await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
     made = await make(db)
-    environment = os.environ | {
-        "DATABASE_URL": database_url,
-        "AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}",
-        "LOG_FORMAT": "json",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bot", "authd", "--workers", str(workers), env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr
-    try:
-        for _ in range(workers):
-            while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 30)):
-                assert line, "it ended"
+    authd = await Process.start(tmp_path, database_url, workers, settings={"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}"})
+    async with ended(authd):
+        await authd.says("ready", workers)
         clients = [Client(*await asyncio.open_unix_connection(str(tmp_path / "auth"))) for _ in range(4)]
         for client in clients:
             await client.greet()
@@ -381,17 +610,202 @@ async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_
         for client in clients:
             client.ask(made.username, made.password)
             await client.writer.drain()
-        process.send_signal(signal.SIGTERM)
+        authd.process.terminate()
         for client in clients:
-            assert (await client.line()).startswith("OK") or await client.line() == ""
+            assert (await client.line()).startswith("OK")
+            assert await client.line() == ""
             client.writer.close()
-        _, said = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode == 0, said
-        assert b"not written" not in said, said
-        assert b"failed" not in said, said
-    finally:
-        if process.returncode is None:
-            process.kill()
+        said = await authd.stop()
+        assert "not written" not in said
+        assert "failed" not in said
     assert await raw.one(db, "SELECT count(*) FROM mail_servers WHERE stopped") == workers
     assert await raw.one(db, "SELECT sum(count) FROM login_counts") >= 4
     await db.close()
+
+
+async def test_it_starts_without_the_database_and_becomes_ready_by_itself(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    sockets = [listen(f"unix:{tmp_path / name}", "AUTHD_LISTEN") for name in ("auth", "policy")]
+    client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))  # waits, as in a restart, until somebody answers
+    authd = await Process.start(tmp_path, url, handed=[one.fileno() for one in sockets])
+    async with ended(authd):
+        await authd.says('listening, and answering \\"later\\"')
+        await client.greet()
+        client.ask("smtp-acme-00000000", passwords.generate("00000000"))
+        assert await client.line() == "FAIL\t1\ttemp\tcode=temp_fail"
+        assert not (tmp_path / "bot.db").exists()
+        db = Database(url)
+        await db.upgrade()
+        acme = await db.change(workspaces.add, BY, "acme")
+        await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
+        made = await make(db)
+        await authd.says("ready")
+        assert await client.log_in(made.username, made.password) == "OK"
+        client.writer.close()
+        await authd.stop()
+        await db.close()
+    assert {"auth", "policy"} <= set(os.listdir(tmp_path)), "what was handed in is not unlinked"
+    for one in sockets:
+        one.close()
+
+
+@pytest.mark.timeout(180)
+async def test_workers_are_started_again_and_replaced_and_systemd_is_told(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    db = Database(url)
+    await db.upgrade()
+    await db.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+
+        async def told(word: str) -> None:
+            while word not in (await asyncio.get_running_loop().sock_recv(systemd, 4096)).decode().split("\n"):
+                pass
+
+        where = {"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}", "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        authd = await Process.start(tmp_path, url, settings=where | {"WATCHDOG_USEC": "200000"})
+        async with ended(authd):
+            for word in ("READY=1", "WATCHDOG=1", "WATCHDOG=1"):
+                await told(word)
+            await authd.says("ready")
+            [child] = authd.children()
+            os.kill(child, signal.SIGKILL)
+            await authd.says("worker ended and is started again")
+            await authd.says("ready")
+            authd.process.send_signal(signal.SIGHUP)
+            await told("RELOADING=1")
+            await told("READY=1")
+            client = Client(*await asyncio.open_unix_connection(str(tmp_path / "auth")))
+            await client.greet()
+            client.writer.close()
+            assert "replaced the workers" in await authd.stop()
+            await told("STOPPING=1")
+
+
+WRONG_SETTINGS: dict[str, Callable[[], object]] = {
+    "AUTHD_GROUP: there is no group nobody-has-this": lambda: listen("unix:wrong", "AUTHD_LISTEN", "nobody-has-this"),
+    "AUTHD_PEERS: '10.0.0.0/33' is no network": lambda: networks(["10.0.0.0/33"], "AUTHD_PEERS"),
+    "AUTHD_PEERS: '192.0.2.7/24' is no network": lambda: networks(["127.0.0.1", "192.0.2.7/24"], "AUTHD_PEERS"),
+    "AUTHD_PEERS: 'mx1.example.com' is no network": lambda: networks(["mx1.example.com"], "AUTHD_PEERS"),
+    "AUTHD_TOKEN: at least 16 characters": lambda: check_token("short"),
+    "AUTHD_TOKEN: at least 16 characters, without blanks": lambda: check_token("long enough but with blanks"),
+    "AUTHD_NGINX_SERVER: 'mail:25' is no address": lambda: host_and_port("mail:25", "AUTHD_NGINX_SERVER"),
+    "AUTHD_NGINX_SERVER: '192.0.2.1:0' is no address": lambda: host_and_port("192.0.2.1:0", "AUTHD_NGINX_SERVER"),
+    "AUTHD_LISTEN: use unix:PATH, tcp:HOST:PORT or tcp:PORT": lambda: listen("tcp:127.0.0.1:99999", "AUTHD_LISTEN"),
+    "POLICY_LISTEN: cannot listen on tcp:192.0.2.1:1": lambda: listen("tcp:192.0.2.1:1", "POLICY_LISTEN"),
+}
+
+
+@pytest.mark.parametrize("says", WRONG_SETTINGS)
+def test_a_wrong_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ListenError, match=re.escape(says)):
+        WRONG_SETTINGS[says]()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_is_replaced_only_when_nobody_listens_on_it_and_is_for_its_group(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'auth'}"
+    first = listen(address, "AUTHD_LISTEN", str(os.getgid()))
+    assert stat.S_IMODE((tmp_path / "auth").stat().st_mode) == 0o660
+    with pytest.raises(ListenError, match="somebody else listens there"):
+        listen(address, "AUTHD_LISTEN")
+    first.close()
+    assert (tmp_path / "auth").exists()
+    listen(address, "AUTHD_LISTEN").close()
+    assert [one.name for one in tmp_path.iterdir()] == ["auth"]
+
+
+async def test_only_peers_may_connect_over_tcp(store: Database) -> None:
+    hasher = CountingHasher()
+    listeners = [listen("tcp:127.0.0.1:0", "AUTHD_LISTEN") for _ in range(2)]
+    for listener, peers, answered in zip(listeners, (["127.0.0.0/24"], ["192.0.2.0/24"]), (True, False), strict=True):
+        server = Server(AuthdConfig("", peers=networks(peers, "AUTHD_PEERS")), Verifier(store, hasher))
+        await server.start([listener])
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        with contextlib.suppress(ConnectionResetError):
+            assert (await asyncio.wait_for(reader.readline(), 10) != b"") is answered
+        writer.close()
+        await server.stop()
+    hasher.close()
+
+
+class People:
+    """People who log in and send, one after the other, until they are told to stop."""
+
+    def __init__(self, port: int, username: str, password: str, many: int) -> None:
+        self.outcomes: list[str] = []
+        self._pair = (username, password)
+        self._port = port
+        self._enough = threading.Event()
+        self._reached = threading.Event()
+        self._wanted = 0
+        self._threads = [threading.Thread(target=self._one) for _ in range(many)]
+        for thread in self._threads:
+            thread.start()
+
+    def _one(self) -> None:
+        while not self._enough.is_set():
+            try:
+                self.outcomes.append(str(mail_servers.log_in(self._port, *self._pair, send=True)))
+            except Exception as error:
+                self.outcomes.append(f"{type(error).__name__}: {error}")
+            if len(self.outcomes) >= self._wanted:
+                self._reached.set()
+
+    async def do(self, more: int) -> None:
+        """Until so many more sessions have ended."""
+        self._wanted = len(self.outcomes) + more
+        self._reached.clear()
+        await asyncio.to_thread(self._reached.wait)
+
+    async def stop(self) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+
+@pytest.mark.timeout(180)
+async def test_a_restart_is_not_noticed_by_postfix_under_load(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    db = Database(url)
+    await db.upgrade()
+    acme = await db.change(workspaces.add, BY, "acme")
+    await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
+    made = await make(db)
+    with mail_servers.open_folder() as folder:
+        sockets = [listen(f"unix:{folder / name}", "AUTHD_LISTEN", "postfix") for name in ("auth", "policy")]
+        handed = [one.fileno() for one in sockets]
+        first = await Process.start(tmp_path, url, handed=handed)
+        changes = {"/run/smtp-bot/auth": str(folder / "auth"), "/run/smtp-bot/policy": str(folder / "policy")}
+        async with ended(first):
+            await first.says("ready")
+            with mail_servers.postfix(folder, "submission-authd.cf", changes) as postfix:
+                port = postfix.submission
+                session = await asyncio.to_thread(mail_servers.Session, port)
+                assert await asyncio.to_thread(session.log_in, made.username, made.password) == 235
+                people = People(port, made.username, made.password, 4)
+                try:
+                    await people.do(10)
+                    first.process.send_signal(signal.SIGHUP)
+                    await first.says("replaced the workers")
+                    await people.do(10)
+                    second = await Process.start(tmp_path, url, handed=handed)
+                    async with ended(second):
+                        await second.says("ready")
+                        await first.stop()
+                        await people.do(10)
+                        await people.stop()
+                        await asyncio.to_thread(session.send)
+                        session.smtp.close()
+                        await second.stop()
+                finally:
+                    await people.stop()
+            said = (folder / "postfix.log").read_text()
+        for one in sockets:
+            one.close()
+    await db.close()
+    assert set(people.outcomes) == {"235"}
+    assert "throttling" not in said
+    assert "fatal" not in said

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from storage import credentials, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
+from storage.journal import Journal
+from storage.past import Past
 from tests.stage import MANIFEST
 
 
@@ -193,3 +197,114 @@ async def fill_with(url: str) -> list[str]:
     credential, _ = await db.change(credentials.create_pending, by, "C0MAIL", "Relay", "view", until)
     await db.close()
     return [credential.username]
+
+
+def test_a_head_that_was_kept_is_held_against_the_audit_log(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    url = f"sqlite:///{path}"
+
+    def run(*arguments: str) -> Result:
+        return smtp_bot(url, *arguments)
+
+    run("workspace", "add", "one")
+    said = run("audit", "verify").stdout
+    head = said.rpartition("Head: ")[2].strip()
+    assert head.startswith("1:")
+    assert json.loads(run("audit", "verify", "--json").stdout)["head"] == head
+    shutil.copy(path, tmp_path / "backup.db")
+    run("workspace", "add", "two")
+    assert "1 rows, unbroken" in run("audit", "verify", "--since", head).stdout
+    later = run("audit", "verify").stdout.rpartition("Head: ")[2].strip()
+    shutil.copy(tmp_path / "backup.db", path)
+    assert run("audit", "verify").exit_code == 0
+    gone = run("audit", "verify", "--since", later)
+    assert (gone.exit_code, "does not have that hash any more" in gone.stderr) == (1, True)
+    for wrong in ("1", "one:two", f"{10**20}:{'0' * 64}", f"1:{'g' * 64}"):
+        assert run("audit", "verify", "--since", wrong).exit_code == 2
+
+
+def test_the_audit_log_is_exported_from_a_remembered_row_on(tmp_path: Path) -> None:
+    path, state = tmp_path / "bot.db", tmp_path / "state"
+    url = f"sqlite:///{path}"
+
+    def export() -> list[str]:
+        run = smtp_bot(url, "audit", "export", "--state", str(state))
+        assert run.exit_code == 0, run.output
+        return [json.loads(line)["subject"] for line in run.stdout.splitlines()]
+
+    smtp_bot(url, "workspace", "add", "one")
+    shutil.copy(path, tmp_path / "backup.db")
+    smtp_bot(url, "workspace", "add", "two")
+    assert export() == ["one", "two"]
+    assert export() == []
+    smtp_bot(url, "workspace", "add", "three")
+    assert export() == ["three"]
+    shutil.copy(tmp_path / "backup.db", path)
+    back = smtp_bot(url, "audit", "export", "--state", str(state))
+    assert (back.exit_code, back.stdout, "not the one that was exported" in back.stderr) == (1, "", True)
+    state.write_text("nonsense")
+    assert "NUMBER:HASH" in smtp_bot(url, "audit", "export", "--state", str(state)).stderr
+    assert "can't be read" in smtp_bot(url, "audit", "export", "--state", str(tmp_path)).stderr
+
+
+async def test_an_export_that_follows_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    await asyncio.to_thread(smtp_bot, url, "workspace", "add", "one")
+    arguments = ("audit", "export", "--state", str(tmp_path / "state"), "--follow")
+    environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bot", *arguments, env=environment, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    try:
+        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["subject"] == "one"
+        await asyncio.to_thread(smtp_bot, url, "workspace", "add", "two")
+        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["subject"] == "two"
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+def test_what_a_restore_brought_back_is_revoked_from_the_shell(tmp_path: Path) -> None:
+    path, journal = tmp_path / "bot.db", tmp_path / "smtp-bot.journal"
+    url = f"sqlite:///{path}"
+
+    def run(*arguments: str, **more: str) -> Result:
+        return smtp_bot(url, *arguments, **more)
+
+    run("workspace", "add", "acme")
+    run("channel", "map", "C0MAIL", "acme")
+    first, second = asyncio.run(fill(url, "Relay", "Printer"))
+    shutil.copy(path, tmp_path / "backup.db")
+    lost = run("db", "replay")
+    assert (lost.exit_code, "so what was revoked before a restore can't be known" in lost.stderr) == (1, True)
+    asyncio.run(begin(url, journal))
+    run("revoke", first)
+    assert f"ended {first[-8:]} " in journal.read_text(), "the shell keeps it too"
+    shutil.copy(tmp_path / "backup.db", path)
+    sick = run("doctor", SLACK_BOT_TOKEN="xoxb-1-a")
+    assert "WRONG  the database went back in time, from audit row" in sick.stdout
+    assert "1 would be revoked again" in run("db", "replay", "--look").stdout
+    assert f"{first}: deleted" in run("db", "replay").stdout
+    assert "Nothing that is named there works" in run("db", "replay").stdout
+    listed = [json.loads(line)["username"] for line in run("list", "--json").stdout.splitlines()]
+    assert listed == [second]
+
+    shutil.copy(tmp_path / "backup.db", path)
+    journal.unlink()
+    log = tmp_path / "log"
+    log.write_text(f'nonsense\n{{"entry": "ended {first[-8:]} 9 -", "event": "journal", "level": "info"}}\n')
+    assert f"{first}: deleted" in run("db", "replay", str(log)).stdout
+    assert run("db", "replay", str(tmp_path / "backup.db")).exit_code == 1
+    assert "can't be read" in run("db", "replay", str(tmp_path / "nowhere")).stderr
+
+
+async def begin(url: str, journal: Path) -> None:
+    """A bot that ran once."""
+    db = Database(url)
+    past = Past(db, Journal(journal), "bot")
+    await past.follow()
+    past.close()
+    await db.close()

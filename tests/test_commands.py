@@ -57,6 +57,6 @@ async def test_a_password_typed_into_a_command_is_not_used_and_not_repeated(play
 
 
 async def test_the_command_works_in_a_direct_message_only_to_say_where(play: Stage) -> None:
-    dm = play.slack.world.dm(play.wanda.id)
+    dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, "/smtp list")
     await play.wanda.sees("I work in channels", dm)

@@ -337,7 +337,7 @@ async def test_people_of_other_organizations_are_denied_at_every_button(play: St
 async def test_an_unmapped_channel_and_a_direct_message_say_what_to_do(play: Stage) -> None:
     await play.wanda.types(play.lobby, "/smtp create Relay")
     await play.wanda.sees("This channel isn't connected to a mail workspace yet", play.lobby)
-    dm = play.slack.world.dm(play.wanda.id)
+    dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, "/smtp create Relay")
     await play.wanda.sees("I work in channels", dm)
 

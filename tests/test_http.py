@@ -308,3 +308,10 @@ async def test_postgresql_on_an_old_schema_is_not_started_on(postgres_url: str, 
     bot = Bot(settings(slack_bot_token="xoxb-1", slack_app_token="xapp-1", database_url=postgres_url), metrics=("127.0.0.1", 0))
     with pytest.raises(StartError, match="smtp-bot db upgrade"):
         await bot.start()
+
+
+async def test_many_who_wait_for_the_same_answer_of_slack_are_all_served(tmp_path: Path) -> None:
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", replace(PATIENT, places=2)) as play:
+        await asyncio.gather(*(play.rita.types(play.mail, "/smtp list") for _ in range(12)))
+        await play.settled()
+        assert len([one for one in play.rita.messages(play.mail) if "No SMTP credentials in Acme yet" in play.rita.read(one)]) == 12

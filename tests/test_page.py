@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
-from sandbox.demo import Demo
+from sandbox.demo import Demo, free_port
 from tests import browser
 from tests.browser import Window, window
 from tests.conftest import need
@@ -93,7 +94,10 @@ async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
     await wanda.page.keyboard.press("Escape")
     await send(wanda, username, password, "535")
     await expect(wanda.page.locator("#logins li").first).to_contain_text("refused")
-    await expect(wanda.page.locator("#guide")).to_contain_text("created, sent, revoked")
+    await expect(wanda.page.locator("#logins li").first).to_contain_text("127.0.0.1: wrong password, or no active credential")
+    await expect(wanda.page.locator("#logins li")).to_have_count(2)
+    await expect(wanda.page.locator("#queue li")).to_have_count(1)
+    await expect(wanda.page.locator("#queue")).to_contain_text(username)
 
     await expect(mia.page.locator("#messages")).to_contain_text("deleted the SMTP credential Website relay")
     seen = await mia.page.content() + "".join(mia.received) + json.dumps(await mia.context.storage_state())
@@ -139,12 +143,196 @@ async def test_keyboard_errors_and_a_small_screen(made: Demo, chromium: Browser)
     assert wanda.problems == []
 
 
+async def test_the_guided_minute_ends_with_a_leak(made: Demo, chromium: Browser) -> None:
+    """Six buttons: made and sent as wanda, posted, revoked from the message as rex, refused."""
+    shown = await window(chromium, made, "wanda")
+    guide = shown.page.locator("#guide")
+
+    async def step(name: str) -> None:
+        await guide.get_by_role("button", name=name).click()
+
+    await step("1. Create a credential")
+    await shown.page.get_by_role("dialog", name="New SMTP credential").get_by_role("button", name="Create").click()
+    await expect(shown.page.get_by_role("dialog", name="Credential created")).to_be_visible()
+    await shown.page.keyboard.press("Escape")
+    await step("2. Send a mail with it")
+    await expect(shown.page.locator("#mailed")).to_contain_text("250 Sent")
+    await step("3. Leak it")
+    await expect(shown.page.locator("article.only", has_text="message holds the password")).to_be_visible()
+    await step("4. Become rex, on call")
+    await expect(guide.locator(".primary")).to_have_text("5. Revoke it from the message")
+    await step("5. Revoke it from the message")
+    dialog = shown.page.get_by_role("dialog", name="Revoke leaked credential")
+    await dialog.get_by_role("button", name="Revoke", exact=True).click()
+    await expect(guide.locator(".primary")).to_have_text("6. Send again: 535")
+    await shown.page.keyboard.press("Escape")
+    await step("6. Send again: 535")
+    await expect(shown.page.locator("#mailed")).to_contain_text("535")
+    await expect(guide).to_have_text("✓ That was it: created, sent, leaked, revoked, refused.")
+    assert shown.problems == []
+
+
+async def test_a_reload_forgets_what_only_one_person_sees_where_the_box_says_so(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda")
+    messages = wanda.page.locator("article.only")
+    await wanda.type("/smtp list")
+    await expect(messages).to_have_count(1)
+    await wanda.page.reload()
+    await expect(wanda.page.locator("#typed")).to_be_focused()
+    await expect(messages).to_have_count(0)
+    await wanda.type("/smtp list")
+    await expect(messages).to_have_count(1)
+    await wanda.page.get_by_label("like Slack: forget on reload").uncheck()
+    await wanda.page.reload()
+    await expect(wanda.page.get_by_label("like Slack: forget on reload")).not_to_be_checked()
+    await expect(messages).to_have_count(2)
+
+
+async def test_back_and_reload_keep_the_channel_and_the_apps_message_is_read_only(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda")
+    page = wanda.page
+    await expect(page.locator("#typed")).to_be_focused()
+    await page.get_by_role("button", name="# random").click()
+    await page.get_by_role("button", name="SMTP Credentials", exact=True).click()
+    await expect(page.get_by_text("Only the app writes here.")).to_be_visible()
+    await expect(page.locator("#typed")).to_be_hidden()
+    await page.go_back()
+    await expect(page.get_by_role("heading", name="#random")).to_be_visible()
+    await expect(page.locator("#typed")).to_be_visible()
+    await page.reload()
+    await expect(page.get_by_role("heading", name="#random")).to_be_visible()
+    await page.get_by_role("button", name="SMTP Credentials: Home").click()
+    await page.reload()
+    await expect(page.get_by_role("heading", name="SMTP Credentials Home")).to_be_visible()
+    assert wanda.problems == []
+
+
+async def test_what_was_typed_survives_being_offline(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda")
+    away = False
+    routes: list[WebSocketRoute] = []
+
+    async def route(socket: WebSocketRoute) -> None:
+        if away:
+            await socket.close()
+        else:
+            socket.connect_to_server()
+            routes.append(socket)
+
+    await wanda.page.route_web_socket("**/live*", route)
+    await wanda.page.reload()
+    await wanda.type("/smtp list")
+    table = wanda.page.locator("article.only")
+    await table.get_by_role("button", name="Create credential").wait_for()
+    away = True
+    await routes[0].close()
+    await expect(wanda.page.locator("#notice")).to_contain_text("What you typed is kept.")
+    await wanda.type("/smtp help")
+    await expect(wanda.page.locator("#notice")).to_contain_text("Not sent")
+    await expect(wanda.page.locator("#typed")).to_have_value("/smtp help")
+    away = False
+    await expect(wanda.page.locator("#notice")).to_be_empty()
+    await expect(table).to_have_count(1)
+    await wanda.page.press("#typed", "Enter")
+    await expect(table).to_have_count(2)
+    await expect(wanda.page.locator("#typed")).to_have_value("")
+
+
+async def test_the_composer_has_the_focus_again_after_a_press(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda")
+    for name in ("Printer", "Relay"):
+        await create(wanda, name)
+    await wanda.type("/smtp list")
+    table = wanda.page.locator("article.only", has_text="SMTP credentials in Acme")
+    await table.get_by_role("button", name="Oldest first").click()
+    await expect(table.locator(".section").first).to_contain_text("Printer")
+    await expect(wanda.page.locator("#typed")).to_be_focused()
+
+
+async def test_on_a_phone_fields_stack_and_a_new_password_is_on_the_screen(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda", viewport={"width": 375, "height": 667})
+    page = wanda.page
+    await create(wanda, "Website relay")
+    await wanda.type("/smtp create Printer")
+    await page.get_by_role("dialog", name="New SMTP credential").get_by_role("button", name="Create").click()
+    await page.get_by_role("dialog", name="Credential created").wait_for()
+    await page.keyboard.press("Escape")
+    password = page.locator("article.only", has_text=": Printer").locator("pre", has_text=re.compile("^smtp1"))
+    await expect(password).to_be_in_viewport(ratio=1)
+    box = await password.bounding_box()
+    assert box
+    assert box["width"] > 200
+    await shoot(wanda, "small-password")
+    await wanda.type("/smtp list")
+    row = page.locator("article.only", has_text="SMTP credentials in Acme (2)").locator(".section").first
+    await row.wait_for()
+    widths = await row.locator(".fields > div").evaluate_all("fields => fields.map((one) => one.getBoundingClientRect().width)")
+    assert min(widths) > 200
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 375
+    await shoot(wanda, "small-list")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_axe_finds_no_barrier(made: Demo, chromium: Browser, theme: str) -> None:
+    wanda = await window(chromium, made, "wanda", color_scheme=theme)
+    await create(wanda, "Website relay")
+    await send(wanda, "nobody", "nothing", "535")
+    await wanda.page.locator("#logpane summary").click()
+    await wanda.type("/smtp list")
+    await wanda.page.locator("article.only", has_text="SMTP credentials in Acme").wait_for()
+    await wanda.page.fill("#typed", "/smtp ")
+    assert await wanda.barriers() == []
+    await wanda.page.fill("#typed", "")
+    await wanda.page.get_by_role("button", name="More for this row").last.click()
+    assert await wanda.barriers() == []
+    await wanda.page.get_by_role("button", name="Delete…").first.click()
+    await wanda.page.get_by_role("dialog").wait_for()
+    assert await wanda.barriers() == []
+    await wanda.page.keyboard.press("Escape")
+    await wanda.type("/smtp create")
+    await wanda.page.get_by_role("dialog").wait_for()
+    await wanda.page.keyboard.press("Enter")
+    assert await wanda.barriers() == []
+    await wanda.page.keyboard.press("Escape")
+    await wanda.page.get_by_role("button", name="SMTP Credentials: Home").click()
+    await wanda.page.locator("#messages .section").first.wait_for()
+    assert await wanda.barriers() == []
+    await wanda.page.set_viewport_size({"width": 375, "height": 667})
+    assert await wanda.barriers() == []
+
+
+async def test_dates_follow_their_format(made: Demo, chromium: Browser) -> None:
+    wanda = await window(chromium, made, "wanda", timezone_id="America/New_York", locale="en-US")
+    dated = """async ([at, format]) => {
+        const { dated } = await import("/page/blocks.js");
+        return dated(at, format, new Date("2026-11-25T12:00:00Z"));
+    }"""
+    at = 1795635672  # 2026-11-25 13:01:12 UTC
+    table = {
+        (at, "{date_num}"): "2026-11-25",
+        (at, "{date_short_pretty} at {time}"): "today at 2:41 PM",
+        (at - 86400, "{date_pretty}"): "yesterday",
+        (at + 86400, "{date_long_pretty}"): "tomorrow",
+        (at + 3 * 86400, "{date_short_pretty}"): "Nov 28, 2026",
+        (at - 3 * 86400, "{date}"): "November 22nd",
+        (at - 365 * 86400, "{date_long}"): "Tuesday, November 25th, 2025",
+        (at, "{time_secs} {nothing}"): "2:41:12 PM {nothing}",
+        (at - 86400 * 5, "{ago}"): "5 days ago",
+    }
+    for (seconds, form), said in table.items():
+        assert await wanda.page.evaluate(dated, [seconds, form]) == said
+
+
 async def test_what_it_cannot_draw_it_names(made: Demo, chromium: Browser) -> None:
     wanda = await window(chromium, made, "wanda")
     world = made.slack.world
     channel = next(one for one in world.channels.values() if one.name == "acme-mail")
     world.add_message(channel.id, world.installed().bot_user, "", [{"type": "video", "block_id": "v"}])
     await expect(wanda.page.locator(".cannot")).to_contain_text('This sandbox cannot draw "video".')
+    menus = [{"type": kind, "action_id": kind} for kind in ("external_select", "timepicker", "datetimepicker", "users_select")]
+    world.add_message(channel.id, world.installed().bot_user, "", [{"type": "actions", "block_id": "m", "elements": menus}])
+    await expect(wanda.page.locator("article").last.locator("input, select")).to_have_count(5)
+    await expect(wanda.page.locator(".cannot")).to_have_count(1)
 
 
 async def test_what_a_window_should_not_send_is_refused_and_stops_nothing(made: Demo) -> None:
@@ -178,10 +366,19 @@ async def test_what_a_window_should_not_send_is_refused_and_stops_nothing(made: 
     assert [one.text for one in made.slack.world.messages[secret.id]] == ["only for us"]
 
 
+def test_it_takes_the_next_free_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
+    assert free_port(0) == 0
+
+
 def test_it_refuses_real_tokens(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SLACK_BOT_TOKEN=xoxb-real\n")
     code = str(Path(__file__).parent.parent)
-    command = [sys.executable, "-m", "bot", "demo", "--port", "0"]
+    command = [sys.executable, "-m", "sandbox", "--port", "0"]
     run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": code}, capture_output=True, text=True, timeout=50, check=False)
     assert run.returncode == 1
     assert "SLACK_BOT_TOKEN is set: this is only a sandbox" in run.stderr

@@ -1,5 +1,6 @@
 """The two password formats and the names around them."""
 
+import hashlib
 import random
 import string
 
@@ -49,6 +50,20 @@ def test_passwords_are_found_inside_text() -> None:
     assert first not in masked
     assert second not in masked
     assert "$argon2id" not in masked
+
+
+@pytest.mark.parametrize(("style", "least", "most"), [(Style.STANDARD, -(2**31), 2**31 - 1), (Style.DEVICE, 0, 0xFFFF)])
+def test_a_tag_fits_its_column_and_tells_the_format(style: Style, least: int, most: int) -> None:
+    tags = [passwords.tag(passwords.generate("01234567", style)) for _ in range(2000)]
+    assert least <= min(tags) < max(tags) <= most
+    assert {passwords.tagged_style(one) for one in tags} == {style}
+    assert len(set(tags)) > 1950
+
+
+def test_a_standard_tag_in_the_range_of_device_ones_is_moved_out_of_it() -> None:
+    canonical = "smtp101234567" + "000000000000000005706" + "000000"
+    assert hashlib.sha256(canonical.encode()).digest()[:2] == b"\0\0"
+    assert passwords.tagged_style(passwords.tag(canonical)) is Style.STANDARD
 
 
 async def test_a_hash_verifies_its_password_only_and_shows_outdated_parameters() -> None:

@@ -338,7 +338,7 @@ async def test_the_password_is_shown_only_in_a_channel_of_its_workspace(play: St
 async def test_a_username_is_found_from_anywhere_but_does_not_tell_of_other_workspaces(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     username = (await the_one(play)).username
-    dm = play.slack.world.dm(play.wanda.id)
+    dm = play.slack.world.direct(play.wanda.id, play.mia.id)
     await play.wanda.types(dm, f"/smtp rotate {username}")
     view = await play.wanda.sees_modal("Rotate password")
     assert view.values["channel"]["channel"]["selected_conversation"] in (play.mail.id, play.quiet.id, play.secret.id)

@@ -33,6 +33,13 @@ class Naps:
         self.taken.append(seconds)
 
 
+def done() -> asyncio.Future[None]:
+    """Nothing has to be waited for."""
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ready.set_result(None)
+    return ready
+
+
 @pytest.fixture
 async def slack() -> AsyncIterator[Wire]:
     async with wire() as made:
@@ -112,7 +119,7 @@ async def test_by_the_response_url_a_wrong_answer_is_never_delivered(
         return answer if asked.path == "/response" else says(ok=False, error="not_in_channel")
 
     slack.answer = answers
-    outcome, _ = await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE)
+    outcome, _ = await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, done())
     assert outcome is became
     assert ("chat.postEphemeral" in [one.method for one in slack.asked]) is (became is REFUSED)
 
@@ -120,7 +127,7 @@ async def test_by_the_response_url_a_wrong_answer_is_never_delivered(
 @each_wrong
 async def test_by_post_ephemeral_a_wrong_answer_is_never_delivered(slack: Wire, bot: Slack, answer: bytes | None, became: Outcome) -> None:
     slack.script = [answer]
-    outcome, _ = await hand_over(bot, None, "C1", "U1", MESSAGE)
+    outcome, _ = await hand_over(bot, None, "C1", "U1", MESSAGE, done())
     assert outcome is became
     # What may have been shown is not sent again.
     assert became is REFUSED or len(slack.asked) == 1
@@ -131,33 +138,33 @@ async def test_by_post_ephemeral_a_wrong_answer_is_never_delivered(slack: Wire, 
 )
 async def test_handed_over_means_that_slack_said_ok(slack: Wire, bot: Slack, answer: bytes) -> None:
     slack.script = [answer]
-    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE) == (DELIVERED, "ok")
+    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, done()) == (DELIVERED, "ok")
     [asked] = slack.asked
     assert asked.arguments == {**MESSAGE, "response_type": "ephemeral", "replace_original": False}
 
 
 async def test_by_post_ephemeral_only_json_says_ok(slack: Wire, bot: Slack) -> None:
     slack.script = [raw(200, "ok", "text/plain")]
-    assert (await hand_over(bot, None, "C1", "U1", MESSAGE))[0] is UNCLEAR
+    assert (await hand_over(bot, None, "C1", "U1", MESSAGE, done()))[0] is UNCLEAR
     slack.script = [says(ok=True)]
-    assert await hand_over(bot, None, "C1", "U1", MESSAGE) == (DELIVERED, "ok")
+    assert await hand_over(bot, None, "C1", "U1", MESSAGE, done()) == (DELIVERED, "ok")
 
 
 async def test_the_second_way_follows_a_refusal_of_the_first(slack: Wire, bot: Slack) -> None:
     slack.script = [says(404, ok=False, error="used_url"), says(ok=True)]
-    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE) == (DELIVERED, "ok")
+    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, done()) == (DELIVERED, "ok")
     assert [one.path for one in slack.asked] == ["/response", "/api/chat.postEphemeral"]
 
 
 async def test_a_rate_limit_is_waited_for_and_the_password_handed_over(slack: Wire, bot: Slack, naps: Naps) -> None:
     slack.script = [raw(429, "", retry_after="3"), raw(200, "ok")]
-    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE) == (DELIVERED, "ok")
+    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, done()) == (DELIVERED, "ok")
     assert naps.taken == [3.0]
 
 
 async def test_a_hand_over_that_takes_too_long_is_unclear(slack: Wire, bot: Slack) -> None:
     slack.answer = never
-    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, limit=0.2) == (UNCLEAR, "timeout")
+    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, done(), limit=0.2) == (UNCLEAR, "timeout")
     assert len(slack.asked) == 1
 
 
@@ -284,7 +291,7 @@ async def test_nobody_listens(naps: Naps) -> None:
         try:
             assert await bot.post_message("C1", MESSAGE) == Away("unreachable", unclear=False)
             assert len(naps.taken) == TRIES - 1
-            assert await hand_over(bot, None, "C1", "U1", MESSAGE) == (REFUSED, "unreachable")
+            assert await hand_over(bot, None, "C1", "U1", MESSAGE, done()) == (REFUSED, "unreachable")
         finally:
             await bot.close()
 
@@ -346,8 +353,8 @@ async def test_the_password_goes_over_connections_of_its_own_and_the_rest_over_k
         await bot.post_ephemeral("C1", "U1", MESSAGE)
     assert len({one.connection for one in slack.asked}) == 1
     for _ in range(3):
-        await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE)
-        await hand_over(bot, None, "C1", "U1", MESSAGE)
+        await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, done())
+        await hand_over(bot, None, "C1", "U1", MESSAGE, done())
     assert len({one.connection for one in slack.asked}) == 1 + 6
 
 
@@ -463,3 +470,22 @@ async def test_a_result_that_was_not_shown_says_so(slack: Wire, bot: Slack, answ
 async def test_a_modal_that_was_closed_is_not_shown(slack: Wire, bot: Slack) -> None:
     slack.script = [says(ok=False, error="not_found")]
     assert await bot.show_result("V1", RESULT, "h0") is False
+
+
+async def test_the_connection_is_opened_while_the_hash_is_computed_and_the_password_waits_for_it(bot: Slack, slack: Wire) -> None:
+    slack.script = [raw(body="ok", kind="text/plain")]
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    handing = asyncio.create_task(hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, ready))
+    await slack.opened.wait()
+    assert slack.asked == []
+    ready.set_result(None)
+    assert await handing == (DELIVERED, "ok")
+    assert [json.loads(one.body)["text"] for one in slack.asked] == [MESSAGE["text"]]
+
+
+async def test_without_its_hash_a_password_is_not_shown(bot: Slack, slack: Wire) -> None:
+    slack.script = [raw(body="ok", kind="text/plain")]
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ready.set_exception(MemoryError())
+    assert await hand_over(bot, f"{slack.url}/response", "C1", "U1", MESSAGE, ready) == (REFUSED, "not_ready")
+    assert slack.asked == []

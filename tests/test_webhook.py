@@ -241,7 +241,7 @@ async def report(play: Stage, given: Any, **headers: str) -> tuple[int, str]:
 
 
 def alarms(play: Stage) -> list[Message]:
-    return [one for one in play.rex.messages(play.mail) if "was found outside of Slack" in play.rex.read(one)]
+    return [one for one in play.rex.messages(play.mail) if "A scanner found the password of Relay" in play.rex.read(one)]
 
 
 @pytest.mark.parametrize("mode", ["socket", "http"])
@@ -266,13 +266,16 @@ async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_pl
             }
             for one in given
         ]
+        await play.settled()
         [alarm] = alarms(play)
         assert password not in play.rex.read(alarm)
         assert "https://github.com/acme/app/blob/1/[password]/.env" in play.rex.read(alarm)
         assert "Revoke…" in play.rex.read(alarm)
         await report(play, given)
+        await play.settled()
         assert len(alarms(play)) == 1
         await report(play, [{"token": password, "url": "https://pastebin.example/1"}])
+        await play.settled()
         assert len(alarms(play)) == 2
         assert len(await play.events(action=What.LEAK)) == 2
         assert password not in play.logs.getvalue() + repr(await play.events())

@@ -16,13 +16,42 @@ export function when(seconds) {
   return new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
 
-// names: what `<@U…>` and the like stand for. act(block, element, value): what was pressed or chosen. held: the inputs of a view.
+// Slack's tokens, https://docs.slack.dev/messaging/formatting-message-text#date-formatting, in the reader's own time zone.
+export function dated(seconds, format, now = new Date()) {
+  const at = new Date(seconds * 1000);
+  const day = (date) => Math.floor((date.getTime() - date.getTimezoneOffset() * 60000) / 86400000);
+  const near = { [-1]: "yesterday", 0: "today", 1: "tomorrow" }[day(at) - day(now)];
+  const as = (options) => at.toLocaleDateString("en-US", options);
+  const number = at.getDate();
+  const suffix = number % 100 > 10 && number % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][number % 10] ?? "th";
+  const year = Math.abs(at - now) < 182 * 86400000 ? "" : `, ${at.getFullYear()}`;
+  const long = `${as({ month: "long" })} ${number}${suffix}${year}`;
+  const short = as({ month: "short", day: "numeric", year: "numeric" });
+  const full = `${as({ weekday: "long" })}, ${long}`;
+  const values = {
+    date_num: `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(number).padStart(2, "0")}`,
+    date: long, date_short: short, date_long: full,
+    date_pretty: near ?? long, date_short_pretty: near ?? short, date_long_pretty: near ?? full,
+    time: at.toLocaleTimeString("en-US", { hour: "numeric", minute: "2-digit" }),
+    time_secs: at.toLocaleTimeString("en-US", { hour: "numeric", minute: "2-digit", second: "2-digit" }),
+    ago: ago((at - now) / 1000),
+  };
+  return format.replace(/\{(\w+)\}/g, (token, name) => values[name] ?? token);
+}
+
+function ago(seconds) {
+  const [unit, size] = [["day", 86400], ["hour", 3600], ["minute", 60]].find(([, one]) => Math.abs(seconds) >= one) ?? ["second", 1];
+  return new Intl.RelativeTimeFormat("en").format(Math.round(seconds / size), unit);
+}
+
+// names: what `<@U…>` and the like stand for. act(block, element, value): what was pressed or chosen. held: the inputs of a view. search(block, element, text): asks the app for options.
 export class Drawing {
-  constructor(names, act, held = null, errors = {}) {
+  constructor(names, act, held = null, errors = {}, search = () => {}) {
     this.names = names;
     this.act = act;
     this.held = held;
     this.errors = errors;
+    this.search = search;
   }
 
   all(blocks) {
@@ -74,7 +103,8 @@ export class Drawing {
     if (target.startsWith("@")) return this.mention(this.names.users[target.slice(1)] ?? target.slice(1));
     if (target.startsWith("!subteam^")) return this.mention(this.names.groups[target.slice(9)] ?? target.slice(9));
     if (target.startsWith("#")) return this.channel(target.slice(1));
-    if (target.startsWith("!date^")) return this.date(Number(target.split("^")[1]));
+    if (target.startsWith("!date^")) return this.date(Number(target.split("^")[1]), unescape(target.split("^")[2] ?? ""), label);
+    if (target.startsWith("!")) return this.mention(target.slice(1));
     return make("span", { text: unescape(label ?? target) });
   }
 
@@ -86,8 +116,8 @@ export class Drawing {
     return make("span", { class: "mention", text: `#${this.names.channels[id] ?? id}` });
   }
 
-  date(seconds) {
-    return make("time", { datetime: new Date(seconds * 1000).toISOString(), text: when(seconds) });
+  date(seconds, format, fallback) {
+    return make("time", { datetime: new Date(seconds * 1000).toISOString(), title: fallback, text: format ? dated(seconds, format) : when(seconds) });
   }
 
   rich(part) {
@@ -120,7 +150,7 @@ export class Drawing {
       case "user": return this.mention(this.names.users[one.user_id] ?? one.user_id);
       case "usergroup": return this.mention(this.names.groups[one.usergroup_id] ?? one.usergroup_id);
       case "channel": return this.channel(one.channel_id);
-      case "date": return this.date(one.timestamp);
+      case "date": return this.date(one.timestamp, one.format, one.fallback);
       case "link": return make("a", { href: one.url, text: one.text || one.url, rel: "noopener noreferrer", target: "_blank" });
       case "emoji": return make("span", { text: `:${one.name}:` });
       case "broadcast": return this.mention(one.range);
@@ -132,7 +162,7 @@ export class Drawing {
     switch (element.type) {
       case "button": {
         const pressed = () => confirmed(element.confirm, () => this.act(block, element));
-        return make("button", { type: "button", class: element.style ?? "", text: element.text.text, onclick: pressed });
+        return make("button", { type: "button", class: element.style ?? "", text: element.text.text, "aria-label": element.accessibility_label, onclick: pressed });
       }
       case "overflow": return menu("More for this row", element.options.map((option) => [option.text.text, () => confirmed(element.confirm, () => this.act(block, element, option.value))]));
       default: {
@@ -146,7 +176,7 @@ export class Drawing {
     const error = this.errors[block.block_id];
     const control = this.control(block, block.element, block.dispatch_action ? "change" : null);
     const label = make("span", { class: "label", text: block.label.text + (block.optional ? " (optional)" : "") });
-    const many = ["checkboxes", "radio_buttons"].includes(block.element.type);
+    const many = ["checkboxes", "radio_buttons", "external_select"].includes(block.element.type);
     return make(
       many ? "fieldset" : "label", { class: "block field", "data-block": block.block_id },
       many ? make("legend", {}, label) : label, control ?? this.cannot(block.element.type),
@@ -182,11 +212,29 @@ export class Drawing {
         });
         return made;
       }
-      case "datepicker": {
-        const made = make("input", { type: "date" });
-        made.value = current ?? element.initial_date ?? "";
+      case "datepicker":
+      case "timepicker": {
+        const made = make("input", { type: element.type === "datepicker" ? "date" : "time" });
+        made.value = current ?? element.initial_date ?? element.initial_time ?? "";
         made.addEventListener("change", () => acts(made.value));
         return made;
+      }
+      case "datetimepicker": {
+        const made = make("input", { type: "datetime-local" });
+        const first = current ?? element.initial_date_time;
+        if (first) made.value = new Date(first * 1000 - new Date().getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+        made.addEventListener("change", () => acts(Math.floor(new Date(made.value).getTime() / 1000)));
+        return made;
+      }
+      case "external_select": {
+        const options = make("select", { "aria-label": element.placeholder?.text ?? "Found", "data-offers": id });
+        const first = element.initial_option;
+        options.append(make("option", { value: first?.value ?? "", text: first?.text.text ?? "Search first" }));
+        options.addEventListener("change", () => acts(options.value || null));
+        const asked = make("input", { type: "search", "aria-label": `Search: ${block.label?.text ?? element.placeholder?.text ?? ""}`, placeholder: element.placeholder?.text ?? "Search" });
+        asked.addEventListener("input", () => this.search(block, element, asked.value));
+        if (element.min_query_length === 0) this.search(block, element, "");
+        return make("div", { class: "external" }, asked, options);
       }
       case "static_select": return this.select(element, element.options ?? element.option_groups.flatMap((group) => group.options), current ?? element.initial_option?.value, acts);
       case "users_select": return this.select(element, this.names.people.map((one) => option(`@${one.name}`, one.id)), current ?? element.initial_user, acts);
@@ -236,14 +284,14 @@ function unescape(text) {
   return text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
 }
 
-export function menu(label, entries) {
+export function menu(label, entries, sign = "⋯") {
   const list = make("ul", { hidden: true });
-  const open = make("button", { type: "button", text: "⋯", "aria-label": label, "aria-haspopup": "menu" });
-  const close = () => { list.hidden = true; };
+  const open = make("button", { type: "button", text: sign, "aria-label": label, "aria-expanded": "false" });
+  const close = () => { list.hidden = true; open.setAttribute("aria-expanded", "false"); };
   for (const [text, chosen] of entries) {
     list.append(make("li", {}, make("button", { type: "button", text, onclick: () => { close(); chosen(); } })));
   }
-  open.addEventListener("click", () => { list.hidden = !list.hidden; });
+  open.addEventListener("click", () => { list.hidden = !list.hidden; open.setAttribute("aria-expanded", String(!list.hidden)); });
   const box = make("div", { class: "menu" }, open, list);
   box.addEventListener("focusout", (event) => { if (!box.contains(event.relatedTarget)) close(); });
   box.addEventListener("keydown", (event) => { if (event.key === "Escape" && !list.hidden) { event.stopPropagation(); close(); open.focus(); } });

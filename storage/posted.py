@@ -1,0 +1,86 @@
+"""Messages of ours that offer an act: where each stands and what it is about, so that it is drawn anew when that changes.
+
+`keep` writes one down once Slack took it; `errands.owe` owes a redraw (`Kind.SETTLE`) of each that a change is about.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+
+from sqlalchemy import delete, select, update
+
+from storage.database import Transaction
+from storage.models import CREDENTIALS, POSTED_MESSAGES, PostedMessage, State, as_row
+
+KEPT = timedelta(days=400)
+KEPT_AFTER_DELETION = timedelta(days=7)
+MOST = 100  # messages about one thing that are drawn anew
+
+
+class Posted(StrEnum):
+    ALARM = "alarm"
+    """A password that leaked, or is said to have; to a channel, or to one person."""
+    SUSPENDED = "suspended"
+    """A channel reads that a credential was suspended."""
+
+
+def keep(
+    tx: Transaction,
+    kind: Posted,
+    channel: str,
+    ts: str,
+    *,
+    credential_id: str,
+    workspace_id: int,
+    person: str | None = None,
+    source: tuple[str, str] | None = None,
+    ids: tuple[str, ...] = (),
+) -> None:
+    """Writes down that the message stands there. `source`: channel and ts of the message that it speaks of. A note."""
+    values = {"kind": kind.value, "channel_id": channel, "ts": ts, "credential_id": credential_id, "workspace_id": workspace_id}
+    source_channel, source_ts = source or (None, None)
+    more = {"person": person, "source_channel": source_channel, "source_ts": source_ts, "ids": ids, "created_at": tx.now}
+    tx.connection.execute(POSTED_MESSAGES.insert().values(**values, **more))
+
+
+def about(tx: Transaction, credential_ids: Sequence[str]) -> list[PostedMessage]:
+    """The messages about these credentials, the newest `MOST`."""
+    return _some(tx, POSTED_MESSAGES.c.credential_id.in_(credential_ids))
+
+
+def about_workspace(tx: Transaction, workspace_id: int) -> list[PostedMessage]:
+    return _some(tx, POSTED_MESSAGES.c.workspace_id == workspace_id)
+
+
+def about_source(tx: Transaction, channel: str, ts: str) -> list[PostedMessage]:
+    """Those that speak of this message."""
+    return _some(tx, POSTED_MESSAGES.c.source_channel == channel, POSTED_MESSAGES.c.source_ts == ts)
+
+
+def at(tx: Transaction, channel: str, ts: str) -> PostedMessage | None:
+    found = _some(tx, POSTED_MESSAGES.c.channel_id == channel, POSTED_MESSAGES.c.ts == ts)
+    return found[0] if found else None
+
+
+def _some(tx: Transaction, *which: object) -> list[PostedMessage]:
+    query = select(POSTED_MESSAGES).where(*which).order_by(POSTED_MESSAGES.c.id.desc()).limit(MOST)  # type: ignore[arg-type]
+    return [as_row(PostedMessage, row) for row in tx.connection.execute(query)]
+
+
+def forget(tx: Transaction, message: PostedMessage) -> None:
+    """It is gone. A note."""
+    tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.id == message.id))
+
+
+def renumbered(tx: Transaction, old: str, new: str) -> None:
+    """Slack gave a channel another id."""
+    for column in (POSTED_MESSAGES.c.channel_id, POSTED_MESSAGES.c.source_channel):
+        tx.connection.execute(update(POSTED_MESSAGES).where(column == old).values({column: new}))
+
+
+def forget_old(tx: Transaction) -> None:
+    """Drops those that nothing will happen to any more; called by the sweep. A note."""
+    ended = CREDENTIALS.c.state == State.DELETED.value, CREDENTIALS.c.deleted_at < tx.now - KEPT_AFTER_DELETION
+    gone = select(POSTED_MESSAGES.c.id).join_from(POSTED_MESSAGES, CREDENTIALS, POSTED_MESSAGES.c.credential_id == CREDENTIALS.c.id)
+    tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.id.in_(gone.where(*ended).scalar_subquery())))
+    tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.created_at < tx.now - KEPT))
