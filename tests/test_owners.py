@@ -77,12 +77,13 @@ async def test_a_credential_belongs_to_its_creator_until_a_writer_gives_it_to_so
 async def test_who_is_no_member_of_the_team_can_own_nothing(play: Stage) -> None:
     wanda = play.wanda
     stranger = play.slack.add_person("sam", team_id="T0ELSEWHERE", is_stranger=True)
-    left = play.slack.add_person("lea", deleted=True)
+    left = play.slack.add_person("lea")
     await play.create(wanda, "Relay")
     await more(wanda, play, "Relay", "Owner…")
     await wanda.sees_modal("belongs to @wanda")
     for chosen in (stranger, left):
         wanda.picks("person", chosen)
+        left.user.deleted = chosen is left  # after she was chosen
         await wanda.submits()
         assert "Choose somebody who is a member of your Slack team." in wanda.read(await wanda.sees_modal("Owner"))
     play.slack.fail("users.info", Fault("internal_error", times=50))

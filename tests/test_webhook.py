@@ -24,6 +24,7 @@ from bot.webhook import check_literal, is_public
 from sandbox.world import Message
 from storage import passwords, policy
 from storage.audit import What
+from storage.policy import Policy
 from storage.refusals import WebhookInvalid
 from tests import raw
 from tests.conftest import need
@@ -279,8 +280,13 @@ async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_pl
         assert len(alarms(play)) == 2
         assert len(await play.events(action=What.LEAK)) == 2
         assert password not in play.logs.getvalue() + repr(await play.events())
+        await play.db.change(policy.change, BY_TEST, play.acme.id, Policy(reason_required=True))
+        await play.rex.presses("Suspend now", alarm)
+        await play.settled()
+        assert [one.state for one in await play.credentials()] == ["suspended"], "stopping comes before saying why"
         await play.wanda.types(play.mail, "/smtp delete Relay")
         await play.wanda.sees_modal("Delete credential?")
+        play.wanda.fills("Reason", "leaked")
         await play.wanda.submits()
         await play.settled()
         code, answer = await report(play, [{"token": password, "url": "https://pastebin.example/2"}])
