@@ -82,6 +82,7 @@ async def test_of_several_replicas_one_owes_a_months_notes(db: Database, acme: W
     await db.note(beat, "p1", "mx1:1", db.clock())
     await raw.sql(db, "UPDATE credentials SET owner = 'U0MIA' WHERE name = 'Relay'")
     await raw.sql(db, "UPDATE credentials SET owner = 'shell:root' WHERE name = 'Scanner'")
+    await raw.sql(db, "INSERT INTO facts VALUES ('tidied', '2020-01 done')")
     async with contextlib.AsyncExitStack() as stack:
         await asyncio.gather(*(one.note(tidy.owe_notes, 90) for one in await replicas(database_url, stack)))
     owed = await raw.sql(db, "SELECT person, workspace_id FROM errands WHERE kind = 'tidy' ORDER BY person")
