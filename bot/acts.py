@@ -49,6 +49,7 @@ ACTS: dict[What, Act] = {
     What.UNGRANT: Act("Taking roles away", "took a role away:", "take a role away:"),
     What.ASK: Act("Asking for a role", "asked for a role:", "ask for a role:"),
     What.DECLINE: Act("Declining a role", "declined a role:", "decline a role:"),
+    What.LEFT: Act("Leaving", "left the Slack team", "leave the Slack team"),
     What.OWNER: Act("Changing the owner", "changed the owner of", "change the owner of"),
     What.LIMITS: Act("Changing limits", "changed the limits of", "change the limits of"),
     What.KEEP: Act("Keeping it", "said that it is still needed:", "keep"),

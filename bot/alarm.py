@@ -24,6 +24,8 @@ SUSPEND_NOW = "alarm_suspend"
 UNDO = "alarm_undo"
 OPEN_REVOKE = "alarm_revoke"
 REPORTERS_NAMED = 5
+SCANNER = "scanner"
+"""Who noticed what was found outside of Slack, in the audit log."""
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -97,6 +99,8 @@ def _what_happened(leak: Leak, link: str | None) -> list[Piece]:
     where: list[Piece] = [message, " in ", blocks.channel(first.channel_id)] if first.channel_id else [message]
     by: Piece = "An app" if first.user_id.startswith("B") else principal(first.user_id)
     which: list[Piece] = [bold(credential.name), " (", code(credential.username), ") of ", bold(leak.workspace.name)]
+    if first.user_id == SCANNER:
+        return ["A scanner found the password of ", *which, " outside of Slack", *([": ", code(first.reason)] if first.reason else []), "."]
     if first.action == What.LEAK:
         return [by, " posted the password of ", *which, ": ", *where, "."]
     holds = " that has the username of " if leak.standing is Standing.UNKNOWN else " that holds the password of "

@@ -20,13 +20,17 @@ from bot import (
     expiry,
     home,
     leak,
+    limits,
     listing,
+    owner,
     past,
+    policy,
     revoke,
     rotate,
     row,
     setup,
     suspend,
+    tidy,
     whois,
 )
 from bot.door import Answer, Door, Request, describe
@@ -79,6 +83,9 @@ def register(app: AsyncApp, services: Services) -> None:
     rotate.register(app, door)
     suspend.register(app, door)
     expiry.register(app, door)
+    owner.register(app, door)
+    limits.register(app, door)
+    tidy.register(app, door)
     delete.register(app, door)
     revoke.register(app, door)
     leak.register(app, door, services)
@@ -86,6 +93,7 @@ def register(app: AsyncApp, services: Services) -> None:
     whois.register(app, door)
     home.register(app, door)
     setup.register(app, door)
+    policy.register(app, door)
     access_modal.register(app, door)
     audit_log.register(app, door)
     asking.register(app, door)

@@ -11,6 +11,7 @@ import pwd
 import re
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -22,7 +23,7 @@ from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import TROUBLES, sentence
-from storage import audit, credentials, grants, listing, replay, workspaces
+from storage import audit, credentials, grants, listing, policy, replay, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import Database, OutcomeUnknown, StaleWal, Unavailable
@@ -31,6 +32,7 @@ from storage.journal import State as JournalState
 from storage.listing import Order
 from storage.models import AuditEvent, Listed, Workspace
 from storage.past import Past
+from storage.policy import Policy
 from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
 from storage.typed import TEXT_MAX
 from storage.typed import read as read_typed
@@ -297,6 +299,51 @@ def workspace_add(slug: str, name: Annotated[str | None, typer.Argument()] = Non
     async def work(shell: Shell) -> None:
         made = await shell.db.change(workspaces.add, shell.origin, slug, name)
         typer.echo(f"Made the workspace {made.slug} ({made.name}).")
+
+    with_store(work)
+
+
+@workspace_cli.command("domains")
+def workspace_domains(
+    slug: str,
+    domains: Annotated[list[str] | None, typer.Argument(metavar="[DOMAIN...]")] = None,
+    any_sender: Annotated[bool, typer.Option("--any", help="No rule: mail from any domain.")] = False,
+) -> None:
+    """Says from which domains a workspace's credentials may send, or sets them: all of them at once."""
+    if domains and any_sender:
+        raise typer.BadParameter("either domains or --any", param_hint="--any")
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.workspace(slug)
+        if domains or any_sender:
+            rules = replace(Policy.of(workspace), domains=policy.unique_domains(domains or []))
+            workspace = await shell.db.change(policy.change, shell.origin, workspace.id, rules)
+        typer.echo("\n".join(workspace.domains) or "any domain")
+
+    with_store(work)
+
+
+@workspace_cli.command("policy")
+def workspace_policy(
+    slug: str,
+    longest_days: Annotated[int | None, typer.Option(min=0, max=policy.DAYS_MAX, help="Longest life of a credential; 0: no limit.")] = None,
+    most_live: Annotated[int | None, typer.Option(min=0, max=policy.LIVE_MAX, help="Most credentials at once; 0: no limit.")] = None,
+    reason: Annotated[bool | None, typer.Option("--reason/--no-reason", help="Whether deleting and suspending need a reason.")] = None,
+    devices: Annotated[bool | None, typer.Option("--devices/--no-devices", help="Whether short passwords may be made.")] = None,
+) -> None:
+    """Says which rules a workspace has, or changes those that are given."""
+    given = {"longest_days": longest_days, "most_live": most_live, "reason_required": reason, "devices_allowed": devices}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name in ("longest_days", "most_live"):
+        if changes.get(name) == 0:
+            changes[name] = None
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.workspace(slug)
+        if changes:
+            rules = replace(Policy.of(workspace), **changes)
+            workspace = await shell.db.change(policy.change, shell.origin, workspace.id, rules)
+        typer.echo("\n".join(policy.words(Policy.of(workspace))) or "no rules")
 
     with_store(work)
 

@@ -13,6 +13,7 @@ from storage.audit import What
 from storage.listing import Order, Place
 from storage.passwords import CROCKFORD
 from storage.refusals import SurfaceOutdated
+from storage.tidy import Only
 
 WORDS_MAX = 100  # characters of what a list is filtered by
 Channel = Field(default=None, pattern=r"^[CDG][A-Z0-9]{2,30}$")
@@ -69,12 +70,29 @@ class Does(StrEnum):
     RESUME = "resume"
     EXTEND = "extend"
     DELETE = "delete"
+    OWNER = "owner"
+    LIMITS = "limits"
+    MORE = "more"
 
 
 class InRow(OnCredential):
     """An option of a row's menu; Slack takes 150 characters of it."""
 
     does: Does = Does.DELETE
+
+
+class OnOwner(OnCredential):
+    """Whom a credential is given to. `event`, `ts`: of the message that says who left, and the audit row that it tells of."""
+
+    event: int | None = None
+    ts: str | None = Field(default=None, pattern=r"^\d{1,12}\.\d{1,12}$")
+
+
+class OnIdle(OnCredential):
+    """A credential in a note about what nothing uses: to which owner, and about which workspace (None: all)."""
+
+    owner: str = Field(pattern=r"^[UWS][A-Z0-9]{2,30}$")
+    workspace: int | None = None
 
 
 class OnRotation(OnCredential):
@@ -147,6 +165,7 @@ class InHome(InList):
 
     order: Order = Order.NEWEST
     workspace: int | None = None
+    only: Only | None = None
 
 
 class FromHome(Token):

@@ -26,12 +26,15 @@ from storage.refusals import (
     BotNotInChannel,
     ChannelNotMapped,
     ChannelPaused,
+    DeviceNotAllowed,
     ExpiryInvalid,
+    LifeTooLong,
     NameInvalid,
     NameTaken,
     NameTooSimilar,
     NotAllowed,
     RoleUnknown,
+    TooManyLive,
 )
 
 CREATE = "create_credential"
@@ -91,9 +94,11 @@ async def submit(request: Request) -> Answer:
         expires_at = expiry.chosen(given, services.db.clock())
         name = given.get("name") or ""
         credential, workspace = await services.db.change(credentials.create_pending, origin, channel, name, key, expires_at, device)
-    except ExpiryInvalid as refusal:
+    except DeviceNotAllowed as refusal:
+        return Answer(errors(device=texts.in_field(refusal, services.command)))
+    except (ExpiryInvalid, LifeTooLong) as refusal:
         return Answer(errors(**{expiry.field_of(refusal): texts.in_field(refusal, services.command)}))
-    except (NameInvalid, NameTaken, NameTooSimilar) as refusal:
+    except (NameInvalid, NameTaken, NameTooSimilar, TooManyLive) as refusal:
         return Answer(errors(name=texts.in_field(refusal, services.command)))
     except ChannelNotMapped:
         return Answer(errors(channel="This channel isn't connected to a mail workspace. Choose another one."))
@@ -159,10 +164,13 @@ def create_modal(workspace: Workspace | None, name: str, channel: str | None, fi
             *([line("A credential for ", bold(workspace.name), ".")] if workspace else []),
             field("Name", "name", name_input, "Name the app or device that will use it, so your team can recognize it later."),
             new_password.channel_field(where, first_choice),
-            *expiry.fields(expiry.NEVER),
+            *expiry.fields(expiry.NEVER, workspace.longest_days if workspace else None),
             new_password.recipe_field(),
-            new_password.device_field(),
-            foot("You'll see the password once. Nobody can look it up later, so have your secret store ready."),
+            *([new_password.device_field()] if workspace is None or workspace.devices_allowed else []),
+            foot(
+                "You'll see the password once. Nobody can look it up later, so have your secret store ready. "
+                "From where and how much it may send can be set in its row's menu."
+            ),
         ],
         CREATE,
         submit="Create",

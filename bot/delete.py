@@ -12,7 +12,7 @@ from bot import impact
 from bot.blocks import Block, bold, code, line, modal
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
-from bot.reason import given_reason, reason_field
+from bot.reason import asked_for, given_reason, reason_field
 from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from storage import credentials
 from storage.access import Action
@@ -44,7 +44,8 @@ DELETING = Purpose(Action.DELETE, What.DELETE, open_modal, OPEN_DELETE, "Deleteâ
 async def submit(request: Request) -> Answer:
     reason = given_reason(request)
     credential_id, origin = await submitted(request)
-    credential, _ = await request.services.db.change(credentials.delete, origin, credential_id, reason)
+    with asked_for():
+        credential, _ = await request.services.db.change(credentials.delete, origin, credential_id, reason)
 
     async def then() -> None:
         await impact.follow(request, credential, What.DELETE, lambda proof: deleted_view(credential, proof))

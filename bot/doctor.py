@@ -4,14 +4,16 @@ from collections.abc import Callable
 
 from bot.settings import Settings, SettingsError, load
 from bot.slack import Away, Ok, Refused, Slack
-from storage import audit, mail_servers, workspaces
+from storage import audit, mail_servers, policy, workspaces
 from storage.database import Database, Schema, StaleWal
 from storage.journal import Journal, State
 from storage.past import Past
+from storage.policy import Policy
 
 SCOPES = ("commands", "chat:write", "users:read", "channels:read", "groups:read", "usergroups:read")
 LEAK_WATCH_SCOPES = ("channels:history", "groups:history")
 VERIFIED = 10_000  # audit rows, the last ones
+RULES_SHOWN = 300  # characters
 REINSTALL = "Paste manifest.yml again under App Manifest, then reinstall the app."
 
 
@@ -126,7 +128,12 @@ async def _store(db: Database, report: Report) -> None:
         report.bad(
             f"row {verdict.broken} of the audit log is not what was written. Keep a copy of the database and find out who changed it."
         )
-    if not await db.read(workspaces.all_of_them):
+    made = await db.read(workspaces.all_of_them)
+    for workspace in made:
+        rules = policy.words(Policy.of(workspace)) + (["a webhook"] if workspace.webhook_url else [])
+        if rules:
+            report.good(f"workspace {workspace.slug} has rules: {'; '.join(rules)[:RULES_SHOWN]}")
+    if not made:
         report.note("There is no mail workspace yet. In Slack: /smtp setup. Here: smtp-bot workspace add SLUG NAME")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
-from bot import alarm, asking, notices, past, setup
+from bot import alarm, asking, notices, owner, past, setup, tidy, webhook
 from bot.blocks import Block
 from bot.door import describe
 from bot.door import notice as notice_view
@@ -21,7 +21,8 @@ from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Posted, Refused, Reply
 from storage import access, audit, credentials, errands, invitations, leaks, listing, mail_servers, posted, replay, workspaces
 from storage import asking as asking_store
-from storage.access import Actor
+from storage import tidy as storage_tidy
+from storage.access import Action, Actor
 from storage.asking import Asked
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable
@@ -34,6 +35,8 @@ from storage.refusals import NoSuchCredential, NoSuchRequest, NoSuchWorkspace
 BATCH = 20
 AT_ONCE = 4
 PERSONS_ASKED = 10
+HOOK_FIRST_WAIT = timedelta(seconds=10)
+HOOK_LONGEST_WAIT = timedelta(hours=1)
 LOOKED_FOR = 1.0  # seconds between two looks for what other replicas left, or what is due again
 PROOF_EVERY = timedelta(seconds=2)
 PROOF_FOLLOWED = timedelta(seconds=50)
@@ -543,6 +546,85 @@ async def revoked_all(services: Services, errand: Errand) -> Result:
     return await _tell(services, errand, notices.revoked_all(about.workspace, about.events[0].subject or "0"))
 
 
+async def owned(services: Services, errand: Errand) -> Result:
+    about = await services.db.read(_about, errand)
+    if about.workspace is None or about.credentials[0].owner != errand.person:
+        return Done("no longer so")
+    return await _tell(services, errand, owner.given(about.credentials[0], about.workspace, about.events[0].user_id, services.command))
+
+
+async def left(services: Services, errand: Errand) -> Result:
+    """One message: in a channel of the workspace, or else to one of its admins, or to an owner of the app."""
+    found = await services.db.read(owner.look, errand.event_id or 0, services.team)
+    if found is None:
+        about = await services.db.read(_about, errand)
+        return await _first(services, sorted(services.settings.bot_owners), owner.gone_everywhere(about.events[0]))
+    _, workspace, _, _, admins = found
+    return await _first(services, [*await _channels(services, workspace.id), *_people(services, admins)], owner.left_message(*found))
+
+
+async def unused(services: Services, errand: Errand) -> Result:
+    days, person = services.settings.bot_unused_days, errand.person or ""
+    idle = await services.db.read(storage_tidy.idle_of, person, errand.workspace_id, days)
+    if not idle.rows:
+        return Done("nothing to tell")
+    if errand.workspace_id is not None:
+        rows = tidy.note(idle, person, errand.workspace_id, days)
+        return await _first(services, await _channels(services, errand.workspace_id), rows)
+    where = list({workspace.id: workspace for _, workspace in idle.rows}.values())
+    asked = await services.db.read(access.to_ask, person, services.team, [one.id for one in where])
+    actor = await services.people.actor(person, None, None, asked.groups, asked.changed)
+    may, admins = await services.db.read(_may_stop, actor, where)
+    return await _tell(services, errand, tidy.note(idle, person, None, days, may, admins))
+
+
+def _may_stop(tx: Transaction, actor: Actor, where: list[Workspace]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the person may suspend in one of these workspaces; and who administers the first."""
+    may = any(Action.DELETE in access.allowed(access.rights(tx, actor, one)) for one in where)
+    return may, tuple(access.helpers(tx, actor.team, where[0]))
+
+
+async def _channels(services: Services, workspace_id: int) -> list[str]:
+    found = await services.db.read(workspaces.channels_of, workspace_id)
+    return [one.channel_id for one in found if not one.paused][: errands.CHANNELS_TOLD]
+
+
+def _people(services: Services, principals: list[str]) -> list[str]:
+    return [one for one in principals if one.startswith(("U", "W"))] or sorted(services.settings.bot_owners)
+
+
+async def _first(services: Services, ways: list[str], rows: list[Block]) -> Result:
+    """Posts once, by the first of these channels and people that Slack takes it for."""
+    word = "nobody"
+    for way in ways:
+        match await services.slack.post_message(way, notices.message(rows)):
+            case Ok():
+                return Done()
+            case Refused(word):
+                continue
+            case Away(why, _):
+                return Later(why, slack_away=True)
+    return Untold(word)
+
+
+async def hook(services: Services, errand: Errand) -> Result:
+    """Tried for a day, at first after seconds, then hourly."""
+    about = await services.db.read(_about, errand)
+    if about.workspace is None or not about.workspace.webhook_url or not about.workspace.webhook_secret or not about.events:
+        return Done("no webhook")
+    content = webhook.body(about.events, about.workspace)
+    url, secret, private = about.workspace.webhook_url, about.workspace.webhook_secret, services.settings.bot_webhook_private
+    sent = await webhook.send(url, secret, content, str(errand.id), services.db.clock(), private, services.trust)
+    if sent.taken:
+        return Done()
+    log.warning("webhook failed", workspace=about.workspace.slug, errand=errand.id, why=sent.word)
+    if sent.hopeless:
+        return Untold(sent.word)
+    after = min(HOOK_FIRST_WAIT * 2 ** min(errand.tries, 16), HOOK_LONGEST_WAIT)
+    await services.db.note(errands.hold, errand, after)
+    return Later(sent.word, after=after)
+
+
 async def went_back(services: Services, errand: Errand) -> Result:
     standing = await services.db.read(replay.standing)
     if not standing.restores:
@@ -561,6 +643,10 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.CONNECTED: connected,
     Kind.REVOKE_ALL: revoke_all,
     Kind.REVOKED_ALL: revoked_all,
+    Kind.OWNED: owned,
+    Kind.LEFT: left,
+    Kind.TIDY: unused,
+    Kind.WEBHOOK: hook,
     Kind.WENT_BACK: went_back,
     Kind.SETTLE: settle,
     Kind.ALARM: raise_alarm,

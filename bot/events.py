@@ -13,7 +13,7 @@ from slack_bolt.response import BoltResponse
 from bot import setup
 from bot.door import describe, later
 from bot.services import Services, new_reference
-from storage import seen, workspaces
+from storage import owners, seen, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 
@@ -35,8 +35,13 @@ def register(app: AsyncApp, services: Services) -> None:
         await services.db.change(workspaces.channel_renumbered, by_slack(event), services.team, old, new)
 
     async def person(event: dict[str, Any]) -> None:
-        if services.people.lessens(event["user"]):
-            await services.db.note(seen.mark, event["user"]["id"])
+        user = event["user"]
+        if services.people.lessens(user):
+            await services.db.note(seen.mark, user["id"])
+        if user.get("deleted"):
+            await services.db.change(owners.left, by_slack({}), services.team, user["id"])
+        elif await services.db.read(owners.is_gone, user["id"]):
+            await services.db.note(owners.returned, user["id"])
 
     async def joined(event: dict[str, Any]) -> None:
         await setup.invited(services, event)

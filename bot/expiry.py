@@ -18,7 +18,7 @@ from storage import lifecycle
 from storage.access import Action
 from storage.audit import What
 from storage.models import Credential, State, Workspace
-from storage.refusals import ExpiryInvalid, ExpiryProblem
+from storage.refusals import ExpiryInvalid, ExpiryProblem, LifeTooLong
 
 OPEN_EXTEND = "open_extend"
 EXTEND = "extend_credential"
@@ -49,14 +49,17 @@ async def submit(request: Request) -> Answer:
     try:
         until = chosen(blocks.values(request.view or {}), services.db.clock())
         credential, _ = await services.db.change(lifecycle.change_expiry, origin, credential_id, until)
-    except ExpiryInvalid as refusal:
+    except (ExpiryInvalid, LifeTooLong) as refusal:
         return Answer(errors(**{field_of(refusal): texts.in_field(refusal, services.command)}))
     return Answer(update(extended_view(credential)))
 
 
-def fields(initial: str | None = None) -> list[Block]:
-    """The inputs that `chosen` reads."""
-    options = {value: option(label, value) for value, label in CHOICES.items()}
+def fields(initial: str | None = None, longest_days: int | None = None) -> list[Block]:
+    """The inputs that `chosen` reads. `longest_days`: what the workspace allows."""
+    too_long = [] if longest_days is None else [NEVER, *(str(days) for days in DAYS if days > longest_days)]
+    options = {value: option(label, value) for value, label in CHOICES.items() if value not in too_long}
+    if initial in too_long:
+        initial = list(options)[-2] if len(options) > 1 else ON_A_DATE
     select: dict[str, Any] = {"type": "static_select", "options": list(options.values())}
     if initial:
         select["initial_option"] = options[initial]
@@ -95,9 +98,9 @@ def chosen(given: dict[str, Any], now: datetime) -> datetime | None:
     return until
 
 
-def field_of(refusal: ExpiryInvalid) -> str:
+def field_of(refusal: ExpiryInvalid | LifeTooLong) -> str:
     """The input that the refusal is about."""
-    return "expires" if refusal.problem is ExpiryProblem.TWO_CHOICES else "last_day"
+    return "expires" if isinstance(refusal, LifeTooLong) or refusal.problem is ExpiryProblem.TWO_CHOICES else "last_day"
 
 
 def sentence(credential: Credential, now: datetime) -> list[Piece]:
@@ -111,7 +114,7 @@ def extend_modal(credential: Credential, workspace: Workspace, channel: str | No
         "Change expiry",
         [
             line(bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), ". ", *sentence(credential, now)),
-            *fields(),
+            *fields(longest_days=workspace.longest_days),
         ],
         EXTEND,
         submit="Save",

@@ -34,7 +34,7 @@ from bot.door import EVERYWHERE, Door, Request
 from bot.new_password import usual_channel
 from bot.setup import first_steps
 from bot.slack import Ok, Refused
-from storage import access, listing, mail_servers, workspaces
+from storage import access, listing, mail_servers, tidy, workspaces
 from storage.access import TABLE, Action, Actor, Choice, Right
 from storage.audit import What
 from storage.database import Transaction
@@ -42,6 +42,7 @@ from storage.listing import Order, Page
 from storage.models import Workspace
 from storage.names import looks_like_password
 from storage.refusals import NoSuchWorkspace, PersonBarred, RoleUnknown
+from storage.tidy import Only
 
 PICK = "home_workspace"
 SEARCH = "home_search"
@@ -49,6 +50,14 @@ SORT = "home_sort"
 TURN = "home_turn"
 TURN_BACK = "home_turn_back"
 CLEAR = "home_clear"
+NARROW = "home_narrow"
+FILTERS = {Only.UNUSED: "Unused", Only.EXPIRING: "Expiring", Only.MINE: "Mine", Only.GONE: "Owner gone"}
+NOTHING = {
+    Only.UNUSED: "Nothing here is unused.",
+    Only.EXPIRING: "Nothing here expires within 30 days.",
+    Only.MINE: "No credential here belongs to you.",
+    Only.GONE: "Every credential here has an owner who is still there.",
+}
 CREATE_HERE = "home_create"
 WORKSPACES_SHOWN = 500  # in a menu; the view must stay under Slack's 250 KB
 
@@ -57,7 +66,7 @@ log = structlog.get_logger(__name__)
 
 def register(app: AsyncApp, door: Door) -> None:
     app.event("app_home_opened")(door.event(opened))
-    for action in (PICK, SORT, TURN, TURN_BACK, CLEAR):
+    for action in (PICK, SORT, TURN, TURN_BACK, CLEAR, *(f"{NARROW}_{only}" for only in Only)):
         app.action(action)(door.work(turn))
     app.action(SEARCH)(door.work(search))
     app.action(CREATE_HERE)(door.work(create_here))
@@ -78,9 +87,9 @@ async def search(request: Request) -> None:
     before = request.home or InHome()
     words = listing_of.wanted(request.value)
     if looks_like_password(request.value):
-        await show(request, InHome(workspace=before.workspace, order=before.order), searched_password=True)
+        await show(request, InHome(workspace=before.workspace, order=before.order, only=before.only), searched_password=True)
     else:
-        await show(request, InHome(workspace=before.workspace, order=before.order, words=words))
+        await show(request, InHome(workspace=before.workspace, order=before.order, only=before.only, words=words))
 
 
 async def create_here(request: Request) -> None:
@@ -122,7 +131,7 @@ class Shown:
     """Whether mail servers tell of log-ins."""
 
 
-def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
+def look(tx: Transaction, actor: Actor, wanted: InHome, unused_days: int) -> Shown | None:
     """All that the tab shows; None for somebody who may see no workspace."""
     if actor.barred:
         raise PersonBarred(actor.barred)
@@ -133,7 +142,8 @@ def look(tx: Transaction, actor: Actor, wanted: InHome) -> Shown | None:
     workspace = shown[0] if shown else workspaces.by_id(tx, visible[0].id)
     held = shown[1] if shown else access.rights(tx, actor, workspace)
     same = workspace.id == wanted.workspace
-    page = listing.page(tx, workspace, wanted.order, wanted.words if same else "", wanted.place if same else None)
+    only = tidy.conditions(wanted.only if same else None, actor, tx.now, unused_days)
+    page = listing.page(tx, workspace, wanted.order, wanted.words if same else "", wanted.place if same else None, only=only)
     admins = access.helpers(tx, actor.team, workspace)
     return Shown(visible, workspace, held, admins, workspaces.connected(tx, workspace.id), page, mail_servers.reported(tx))
 
@@ -153,7 +163,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
     services = request.services
     try:
         actor = await request.actor(EVERYWHERE)
-        shown = await request.read(What.OPEN, actor, look, actor, wanted)
+        shown = await request.read(What.OPEN, actor, look, actor, wanted, services.settings.bot_unused_days)
     except (PersonBarred, RoleUnknown) as refusal:
         return home([line(*texts.sentence(refusal, services.command))], InHome())
     if shown is None:
@@ -164,7 +174,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
     right = shown.held[0]
     rows: list[Block] = [header("SMTP credentials"), top(shown.visible, workspace, right, shown.connected)]
     if workspace.credential_count:
-        rows.append(search_field(workspace, wanted.words, searched_password))
+        rows += [search_field(workspace, wanted.words, searched_password), filters(wanted, shown.reported)]
     if searched_password:
         rows.append(line("That looks like an SMTP password, so I didn't search for it. If it's real, treat it as leaked and delete it."))
     rows += _unsure(bool(actor.unanswered))
@@ -227,9 +237,20 @@ def search_field(workspace: Workspace, words: str, cleared: bool) -> Block:
     return {"type": "input", "block_id": block_id, "dispatch_action": True, "label": plain("Search"), "element": element}
 
 
+def filters(wanted: InHome, reported: bool) -> Block:
+    """What the list can be narrowed to; pressed again, it shows all. Where use is not reported, nothing is known to be unused."""
+    offered = [only for only in FILTERS if reported or only is not Only.UNUSED]
+    made = []
+    for only in offered:
+        on = wanted.only is only
+        value = InHome(workspace=wanted.workspace, order=wanted.order, words=wanted.words, only=None if on else only)
+        made.append(button(FILTERS[only], f"{NARROW}_{only}", value.encode(), style="primary" if on else None))
+    return actions(*made)
+
+
 def bottom(page: Page, wanted: InHome) -> list[Block]:
     """How it is sorted, the pages, and where this one is."""
-    top_of_list = InHome(workspace=wanted.workspace, words=wanted.words, order=wanted.order)
+    top_of_list = InHome(workspace=wanted.workspace, words=wanted.words, order=wanted.order, only=wanted.only)
     other = Order.OLDEST if wanted.order is Order.NEWEST else Order.NEWEST
     label = "Oldest first" if other is Order.OLDEST else "Newest first"
     made = [button(label, SORT, top_of_list.model_copy(update={"order": other}).encode())]
@@ -238,7 +259,7 @@ def bottom(page: Page, wanted: InHome) -> list[Block]:
             at = {"credential": place.credential_id, "before": place.before, "position": place.position}
             value = top_of_list.model_copy(update=at)
             made.append(button(name, action, value.encode()))
-    if wanted.words:
+    if wanted.words or wanted.only:
         made.append(show_all(wanted))
     last = page.first + len(page.rows) - 1
     return [actions(*made), foot(f"Showing {page.first} to {last} of {texts.total(page)}.")]
@@ -251,6 +272,8 @@ def show_all(wanted: InHome) -> dict[str, Any]:
 def nothing(workspace: Workspace, wanted: InHome, right: Right, admins: list[str]) -> list[Block]:
     if wanted.words:
         return [line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}".'), actions(show_all(wanted))]
+    if wanted.only and workspace.credential_count:
+        return [line(NOTHING[wanted.only]), actions(show_all(wanted))]
     rows = [
         line("No SMTP credentials in ", bold(workspace.name), " yet."),
         lines(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from bot import limits
 from bot.blocks import Block, Piece, bold, clock_time, code, line, lines, principal, when
 from bot.door import Request
 from storage import mail_servers
@@ -28,13 +29,16 @@ async def of(request: Request, credential: Credential, workspace: Workspace) -> 
 
 def facts(credential: Credential, workspace: Workspace, stops: str | None = None) -> Block:
     """What a person needs to recognize the credential and to judge what will stop (`in_use`), which stands first."""
+    owner, limited = credential.owner or credential.created_by, limits.brief(credential)
     rows: list[list[Piece]] = [
         *([[bold(stops)]] if stops else []),
         [bold("Name  "), credential.name],
         [bold("Username  "), code(credential.username)],
         [bold("Mail workspace  "), workspace.name],
         [bold("Created  "), when(credential.created_at), " by ", principal(credential.created_by)],
+        *([[bold("Owner  "), principal(owner)]] if owner != credential.created_by else []),
         [bold("Last used  "), *_used(credential, stops == UNKNOWN)],
+        *([[bold("Limits  "), limited]] if limited else []),
     ]
     return lines(*rows)
 

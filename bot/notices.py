@@ -178,7 +178,9 @@ def reminder(credential: Credential, workspace: Workspace, now: datetime, comman
         raise ValueError(f"{credential.username} does not expire")
     verb = " expired (" if has_expired(credential, now) else " expires ("
     about: list[Piece] = ["The SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name)]
+    group = (credential.owner or "").startswith("S")
     return [
+        *([line("For ", principal(credential.owner or ""), ", who own it:")] if group else []),
         line(*about, verb, when(credential.expires_at), "). Apps that use it can't send mail after that."),
         line("Still needed? Choose ", bold("Extend…"), " in its row's menu: ", code(f"{command} list"), ", or in my Home tab."),
         line("If it isn't needed any more, delete it there."),

@@ -1,10 +1,14 @@
 """The reason that somebody gives for stopping a credential: for the audit log and the channel notices, so it holds no password."""
 
-from bot import blocks
+import contextlib
+from collections.abc import Iterator
+
+from bot import blocks, texts
 from bot.blocks import Block, field
 from bot.door import InputInvalid, Request
 from storage.audit import REASON_MAX
 from storage.names import looks_like_password
+from storage.refusals import ReasonRequired
 
 REASON = "reason"
 
@@ -20,3 +24,12 @@ def given_reason(request: Request) -> str | None:
     if reason and looks_like_password(reason):
         raise InputInvalid(REASON, "This looks like a password. Leave it out of the reason.")
     return reason
+
+
+@contextlib.contextmanager
+def asked_for() -> Iterator[None]:
+    """Says under the modal's input that the workspace demands a reason. Raises InputInvalid."""
+    try:
+        yield
+    except ReasonRequired as refusal:
+        raise InputInvalid(REASON, blocks.flat(texts.sentence(refusal, ""))) from None

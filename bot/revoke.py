@@ -16,7 +16,7 @@ from bot import blocks, impact, suspend, texts
 from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, actions, bold, code, line, modal, option, plain, principal, when
 from bot.codec import OnCredential, OnMany, OnSlug
 from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
-from bot.reason import given_reason, reason_field
+from bot.reason import asked_for, given_reason, reason_field
 from bot.target import allowed
 from storage import access, credentials, listing, mail_servers, workspaces
 from storage.access import Action, Actor
@@ -177,7 +177,8 @@ async def submit(request: Request) -> Answer:
     request.channel = token.channel
     reason = given_reason(request) or ("It leaked." if token.leaked else None)
     origin = request.origin(await request.actor(EVERYWHERE))
-    revoked = await request.services.db.change(credentials.delete_each, origin, token.credentials, reason)
+    with asked_for():
+        revoked = await request.services.db.change(credentials.delete_each, origin, token.credentials, reason)
 
     def view(proof: Block | None = None) -> dict[str, Any]:
         return revoked_view(revoked, token.leaked, request.services.command, proof)
@@ -302,7 +303,8 @@ async def submit_whole(request: Request) -> Answer:
         ]
         return Answer(update(notice(said, "Workspace suspended")))
     count = workspace.credential_count
-    workspace = await db.change(credentials.order_revocation, origin, workspace.id, reason)
+    with asked_for():
+        workspace = await db.change(credentials.order_revocation, origin, workspace.id, reason)
 
     async def then() -> None:
         await follow_order(request, workspace, count)

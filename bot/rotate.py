@@ -25,7 +25,7 @@ from storage.audit import Origin, What
 from storage.database import OutcomeUnknown, Unavailable
 from storage.models import Credential, Workspace
 from storage.passwords import Style
-from storage.refusals import BotNotInChannel, ChannelNotMapped, ChannelPaused, NoOldPassword, RotationEnded
+from storage.refusals import BotNotInChannel, ChannelNotMapped, ChannelPaused, DeviceNotAllowed, NoOldPassword, RotationEnded
 
 OPEN_ROTATE = "open_rotate"
 ROTATE = "rotate_password"
@@ -76,7 +76,10 @@ async def submit(request: Request) -> Answer:
         if channel != token.channel:
             await new_password.check_member(request, channel)
         origin = request.origin(await request.actor(workspace))
-        begun = await services.db.change(lifecycle.begin_rotation, origin, token.credential, channel, key, token.mark)
+        device = new_password.chosen_style(given) is Style.DEVICE
+        begun = await services.db.change(lifecycle.begin_rotation, origin, token.credential, channel, key, token.mark, device)
+    except DeviceNotAllowed as refusal:
+        return Answer(errors(device=blocks.flat(texts.sentence(refusal, services.command))))
     except ChannelNotMapped:
         return Answer(errors(channel=f"Choose a channel that's connected to {workspace.name}."))
     except ChannelPaused:

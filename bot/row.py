@@ -5,16 +5,19 @@ from datetime import datetime, timedelta
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import delete, expiry, rotate, suspend
-from bot.blocks import Block, mrkdwn, option, plain, principal_mrkdwn, when_mrkdwn
-from bot.codec import Does, InRow
+from bot import delete, expiry, limits, owner, rotate, suspend
+from bot.blocks import Block, actions, bold, button, code, line, modal, mrkdwn, option, plain, principal_mrkdwn, when_mrkdwn
+from bot.codec import Does, InRow, OnCredential
 from bot.door import Door, Request
 from bot.services import ListMessage
-from storage.access import Action
+from storage import credentials
+from storage.access import TABLE, Action
+from storage.audit import What
 from storage.lifecycle import has_expired, has_old_password
-from storage.models import Listed, State
+from storage.models import Credential, Listed, State
 
 ROW_MENU = "row_menu"
+MENU_MAX = 5  # options of an overflow menu: docs.slack.dev, reference/block-kit/block-elements/overflow-menu-element
 BLOCK_ID_MAX = 255  # docs.slack.dev: reference/block-kit/blocks
 OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
     Does.ROTATE: rotate.open_modal,
@@ -24,6 +27,7 @@ OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
     Does.EXTEND: expiry.open_modal,
     Does.DELETE: delete.open_modal,
 }
+BUTTONS = {Does.EXTEND: expiry.OPEN_EXTEND, Does.OWNER: owner.OPEN_OWNER, Does.LIMITS: limits.OPEN_LIMITS}
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -32,10 +36,24 @@ def register(app: AsyncApp, door: Door) -> None:
 
 async def chosen(request: Request) -> None:
     token = InRow.decode(request.value)
-    await OPENS[token.does](request, token.credential)
+    if token.does is Does.MORE:
+        await open_more(request, token.credential)
+    else:
+        await OPENS[token.does](request, token.credential)
     _, _, place = str(request.action.get("block_id") or "").partition(" ")
     if request.opened and request.response_url and request.channel and place:
         request.services.lists.keep(request.opened, ListMessage(request.response_url, request.channel, place))
+
+
+async def open_more(request: Request, credential_id: str) -> None:
+    """What is seldom done with it, each with a button that opens its own modal over this one. Raises NoSuchCredential, NotAllowed."""
+    credential, workspace = await request.services.db.read(credentials.get, credential_id)
+    _, right = await request.allow(Action.CREATE, workspace, What.OPEN)
+    value = OnCredential(credential=credential.id, channel=request.channel).encode()
+    now = request.services.db.clock()
+    offers = [button(label, BUTTONS[does], value) for does, label in more(credential, TABLE[right.role], now).items()]
+    about = line(bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name))
+    await request.open(modal("More", [about, *([actions(*offers)] if offers else [])]))
 
 
 def draw(
@@ -57,6 +75,8 @@ def draw(
         place: in the list, to draw it anew there.
     """
     created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
+    if credential.owner not in (None, credential.created_by):
+        created += f", belongs to {principal_mrkdwn(credential.owner or '')}"
     says = [created, _used(credential, now, unused_days, reported), *_states(credential, now)]
     name = credential.name
     if credential.state == State.SUSPENDED:
@@ -77,8 +97,25 @@ def draw(
     return made
 
 
-def menu(credential: Listed, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
-    """What the reader may do with it now; Slack takes five options."""
+def menu(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
+    """What the reader may do with it now; what does not fit into Slack's five options, or is seldom done, stands behind **More…**."""
+    offers = _often(credential, allowed, now)
+    if more(credential, allowed, now):
+        offers = {does: label for does, label in offers.items() if does is not Does.EXTEND or len(offers) < MENU_MAX}
+        offers[Does.MORE] = "More…"
+    return offers
+
+
+def more(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
+    """What stands behind **More…**."""
+    if Action.CREATE not in allowed or credential.state not in (State.ACTIVE, State.SUSPENDED):
+        return {}
+    often = _often(credential, allowed, now)
+    squeezed = {Does.EXTEND: often[Does.EXTEND]} if len(often) >= MENU_MAX else {}
+    return {**squeezed, Does.OWNER: "Owner…", Does.LIMITS: "Limits…"}
+
+
+def _often(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
     suspended = credential.state == State.SUSPENDED
     offers: dict[Does, str] = {}
     if Action.CREATE in allowed and not suspended and not has_expired(credential, now):
@@ -117,4 +154,6 @@ def _states(credential: Listed, now: datetime) -> list[str]:
         says.append(f"{'Expired' if has_expired(credential, now) else 'Expires'} {when_mrkdwn(credential.expires_at)}")
     if has_old_password(credential, now) and credential.previous_until:
         says.append(f"Old password until {when_mrkdwn(credential.previous_until)}")
+    if brief := limits.brief(credential):
+        says.append(f"Limits: {brief}")
     return says

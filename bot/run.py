@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from bot import app, health, past, server, sweep, web
 from bot.delivery import Work
 from bot.errands import Worker
+from bot.found import Desk
 from bot.health import Health
 from bot.people import People
 from bot.server import ListenError, Server, listen
@@ -120,6 +121,8 @@ class Bot:
         self._stack = contextlib.AsyncExitStack()
         self._health = Health(limits.health_interval, limits.health_patience)
         self._gate = web.Gate()
+        leaks_secret = settings.leaks_secret.get_secret_value()
+        self._found = Desk(leaks_secret, lambda: clock().timestamp()) if leaks_secret else None
         self._front: Server | None = None
         self._socket: SocketMode | None = None
         self.services: Services
@@ -145,6 +148,8 @@ class Bot:
             self._stack.push_async_callback(self._health.close)
             self._health.watch(db)
             me = await self._connect(db)
+            if self._found is not None:
+                self._found.services = self.services
             self.errands = Worker(self.services)
             self.past = following = Past(db, Journal(settings.journal), f"bot on {socket.gethostname()}")
             self._stack.callback(following.close)
@@ -186,12 +191,15 @@ class Bot:
             # Nobody asked for this port: a second bot on the machine still starts.
             log.warning("no health and metrics for operators", why=str(error))
         if settings.mode == "http" or settings.port is not None:
-            outside = web.for_slack(self._gate if settings.mode == "http" else None, self._health.problem)
+            found = self._found.__call__ if self._found is not None else None
+            outside = web.for_slack(self._gate if settings.mode == "http" else None, self._health.problem, found)
             port = DEFAULT_PORT if settings.port is None else settings.port
             front = self._serve(outside, "HOST, PORT", settings.host, port, self.limits.connections)
             self.port = front.port
             if settings.mode == "http":
                 self._front = front
+        elif self._found is not None:
+            log.warning("LEAKS_SECRET is set, but nothing listens for reports: set PORT")
 
     def _serve(self, asgi: Starlette, variables: str, host: str, port: int, connections: int) -> Server:
         try:

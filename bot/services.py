@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, field
+from ssl import SSLContext
 
 from bot.delivery import PLACES, WAITING_MAX, Work
 from bot.people import ASK_LIMIT, People
@@ -84,6 +85,8 @@ class Services:
     """The Slack team the bot is installed in."""
     work: Work = field(default_factory=Work)
     limits: Limits = field(default_factory=Limits)
+    trust: SSLContext | None = None
+    """Whose certificates count for webhooks; None: those that the system trusts."""
     lists: Lists = field(default_factory=Lists)
     resolver: Resolver = field(init=False)
     """Whose passwords people paste."""

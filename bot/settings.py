@@ -195,6 +195,9 @@ class Settings(BaseModel):
     bot_burst_warning: bool = Field(
         True, description="warn when one person deletes or creates many in a short time, or a credential sends ten times the usual"
     )
+    bot_webhook_private: bool = Field(
+        False, description="lets workspaces' webhooks go to addresses of this machine and of private networks"
+    )
     bot_unused_days: int = Field(90, ge=1, le=3650, description="after so many days without a log-in the list says so")
     host: Host = Field(
         "0.0.0.0",  # noqa: S104  # Slack's requests come from outside

@@ -16,6 +16,7 @@ from bot.blocks import OPTIONS_MAX, Block, Piece, actions, bold, button, code, f
 from bot.codec import OnWorkspace
 from bot.create import CREATE
 from bot.door import CLEAR, EVERYWHERE, Answer, Door, Request, errors, notice, update
+from bot.policy import OPEN_SETTINGS
 from bot.services import Services
 from bot.slack import Away, Channel, Ok, Refused
 from bot.texts import ChannelShared, SlackAway
@@ -241,6 +242,7 @@ def setup_modal(channel: str, current: Workspace | None, choices: list[Choice], 
             "Disconnect",
             "Keep it",
         )
-        rows.append(actions(button("Disconnect…", DISCONNECT, metadata, style="danger", confirm=ask)))
+        settings = [button("Workspace settings…", OPEN_SETTINGS, metadata)] if current.id in [one.id for one in choices] else []
+        rows.append(actions(*settings, button("Disconnect…", DISCONNECT, metadata, style="danger", confirm=ask)))
     rows.append(foot("Everybody in a connected channel can see the list of its credentials."))
     return modal("Connect this channel", rows, SETUP, submit="Connect", close="Cancel", metadata=metadata)

@@ -17,7 +17,7 @@ from bot.blocks import Block, Piece, bold, button, code, field, line, modal, opt
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
-from bot.reason import given_reason, reason_field
+from bot.reason import asked_for, given_reason, reason_field
 from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from storage import credentials, lifecycle
 from storage.access import Action
@@ -59,7 +59,8 @@ async def submit(request: Request) -> Answer:
     reason = given_reason(request)
     _, delete_after = LATER[blocks.values(request.view or {}).get("later") or KEEP]
     credential_id, origin = await submitted(request)
-    credential, _ = await request.services.db.change(lifecycle.suspend, origin, credential_id, reason, delete_after)
+    with asked_for():
+        credential, _ = await request.services.db.change(lifecycle.suspend, origin, credential_id, reason, delete_after)
 
     async def then() -> None:
         await impact.follow(request, credential, What.SUSPEND, lambda proof: suspended_view(credential, proof))
@@ -89,7 +90,7 @@ NOT_AS_SHOWN = (AlreadyDeleted, IsSuspended, NotSuspended)
 
 async def suspend_now(request: Request, credential_id: str) -> None:
     """Raises NoSuchCredential, AlreadyDeleted, IsSuspended, NotAllowed, RoleUnknown, PersonBarred."""
-    await request.services.db.change(lifecycle.suspend, await _presser(request, credential_id), credential_id)
+    await request.services.db.change(lifecycle.suspend, await _presser(request, credential_id), credential_id, at_once=True)
 
 
 async def undo(request: Request, credential_id: str) -> None:

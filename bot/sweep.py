@@ -7,7 +7,8 @@ import structlog
 
 from bot.door import describe
 from bot.services import Services, new_reference
-from storage import credentials, errands, lifecycle, posted, seen
+from bot.slack import Away, Ok
+from storage import credentials, errands, lifecycle, owners, posted, seen, tidy
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.refusals import NotDue
@@ -44,6 +45,19 @@ async def once(services: Services) -> None:
             log.info("deleted a suspended credential that nobody resumed", username=credential.username)
     for credential in await db.read(lifecycle.due_reminders):
         await db.change(lifecycle.remind, by_sweep, credential.id)
+    await look_after_owners(services, by_sweep)
+    if await db.note(tidy.owe_notes, services.settings.bot_unused_days):
+        db.owed()
     await db.note(seen.forget_old)
     await db.note(errands.forget_old)
     await db.note(posted.forget_old)
+
+
+async def look_after_owners(services: Services, by_sweep: Origin) -> None:
+    """Asks Slack about a few people who own something or have a role: the event that says that somebody left may have been missed."""
+    for person in await services.db.note(owners.to_look_at, services.team):
+        match await services.slack.user(person):
+            case Ok(account) if account.deleted:
+                await services.db.change(owners.left, by_sweep, services.team, person)
+            case Away():
+                return

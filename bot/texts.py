@@ -19,15 +19,22 @@ from storage.refusals import (
     BotNotInChannel,
     ChannelNotMapped,
     ChannelPaused,
+    DeviceNotAllowed,
+    DomainInvalid,
+    DomainProblem,
     ExpiryInvalid,
     ExpiryProblem,
     HasExpired,
     HasRole,
     IsSuspended,
+    LifeTooLong,
+    LimitsContradict,
     NameInvalid,
     NameProblem,
     NameTaken,
     NameTooSimilar,
+    NetworkInvalid,
+    NetworkProblem,
     NoLongerPending,
     NoOldPassword,
     NoSuchCredential,
@@ -38,8 +45,11 @@ from storage.refusals import (
     NotAllowed,
     NotDue,
     NotSuspended,
+    NumberInvalid,
+    OwnerGone,
     PersonBarred,
     PrincipalInvalid,
+    ReasonRequired,
     Refusal,
     RoleUnknown,
     RotatedMeanwhile,
@@ -49,7 +59,10 @@ from storage.refusals import (
     SlugInvalid,
     SlugTaken,
     SurfaceOutdated,
+    TooManyLive,
     TooManyReports,
+    WebhookInvalid,
+    WebhookProblem,
     WorkspaceSuspended,
 )
 
@@ -88,6 +101,34 @@ ALSO = {
     Action.MAKE_WORKSPACE: "make mail workspaces",
 }
 """And beside them."""
+NETWORKS = {
+    NetworkProblem.NO_ADDRESS: "is no address. Addresses look like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32.",
+    NetworkProblem.HOST_NAME: "is a name. Enter addresses such as 192.0.2.7: names are not looked up.",
+    NetworkProblem.HOST_BITS: "has an address before its /. Did you mean",
+    NetworkProblem.PREFIX: "has no size that fits: after the / goes a number from 1 to 32, for IPv6 to 128.",
+    NetworkProblem.RANGE: "is a range. Enter networks instead, such as 192.0.2.0/28.",
+    NetworkProblem.WILDCARD: "has a wildcard. Enter a network instead, such as 192.0.2.0/24.",
+    NetworkProblem.PORT: "has a port or brackets. Enter the address alone.",
+    NetworkProblem.ZONE: "names an interface. Enter the address without what follows the %.",
+    NetworkProblem.ANYWHERE: "means anywhere. Leave this empty for that.",
+    NetworkProblem.NO_CLIENT: "is an address that nobody can log in from.",
+    NetworkProblem.TOO_MANY: "Enter 20 addresses or networks, or fewer.",
+}
+DOMAINS = {
+    DomainProblem.NO_DOMAIN: "is no domain. Domains look like example.com.",
+    DomainProblem.ONE_LABEL: "has no dot. Enter the whole domain, such as example.com.",
+    DomainProblem.WILDCARD: "has a wildcard. Enter each domain by itself.",
+    DomainProblem.URL: "is a web address. Enter the domain alone, such as example.com.",
+    DomainProblem.MAIL_ADDRESS: "is a mail address. Enter what stands after its @.",
+    DomainProblem.ADDRESS_LITERAL: "is an IP address. Enter domains, such as example.com.",
+    DomainProblem.TOO_MANY: "Enter 50 domains or fewer.",
+}
+WEBHOOKS = {
+    WebhookProblem.NO_URL: "Enter a whole address, such as https://example.com/hook.",
+    WebhookProblem.NO_HTTPS: "Enter an address that begins with https://.",
+    WebhookProblem.USER_INFO: "Leave name and password out of the address: what I send is signed instead.",
+    WebhookProblem.PRIVATE: "That address leads to this machine or a private network. An operator can allow those: BOT_WEBHOOK_PRIVATE.",
+}
 HELD: dict[Role | Standing, str] = {
     Standing.OWNER: "an owner of this app",
     Role.ADMIN: "an admin",
@@ -247,6 +288,29 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return ["That role was already removed. Nothing changed."]
         case PrincipalInvalid():
             return ["Choose a person or a user group of your Slack team."]
+        case NetworkInvalid():
+            said = NETWORKS[refusal.problem]
+            meant = f" {refusal.meant}?" if refusal.meant else ""
+            return [f'"{refusal.given[:60]}" {said}{meant}' if refusal.given else said]
+        case DomainInvalid():
+            said = DOMAINS[refusal.problem]
+            return [f'"{refusal.given[:60]}" {said}' if refusal.given and refusal.problem is not DomainProblem.TOO_MANY else said]
+        case NumberInvalid():
+            return [f"Enter a whole number from {refusal.least} to {refusal.most}, in digits alone, or leave this empty."]
+        case LimitsContradict():
+            return ["An hour's limit can't be above the day's."]
+        case WebhookInvalid():
+            return [WEBHOOKS[refusal.problem]]
+        case LifeTooLong():
+            return [f"Credentials in {refusal.workspace} may live {refusal.days} days at most. Choose an earlier end."]
+        case DeviceNotAllowed():
+            return [f"Short passwords for devices are not allowed in {refusal.workspace}. An admin can change that."]
+        case ReasonRequired():
+            return [f"Say why: in {refusal.workspace} deleting and suspending need a reason."]
+        case TooManyLive():
+            return [f"{refusal.workspace} has {refusal.most} credentials, and may not have more. Delete one that isn't needed first."]
+        case OwnerGone():
+            return ["Choose somebody who is a member of your Slack team."]
         case TooManyReports():
             return [
                 f"You reported {refusal.most} messages in the last hour, so nobody was told of this one. "

@@ -156,11 +156,16 @@ class Gate:
         return await self.guard(request)
 
 
-def for_slack(gate: Gate | None, ready: Ready) -> Starlette:
-    """What the outside may ask on PORT; without a gate (Socket Mode) health alone, for a platform that watches a port."""
+def for_slack(gate: Gate | None, ready: Ready, found: Callable[[Request], Awaitable[Response]] | None = None) -> Starlette:
+    """What the outside may ask on PORT; without a gate (Socket Mode) no Slack, but health, for a platform that watches a port.
+
+    `found`: takes reports of leaked passwords.
+    """
     routes = _health(ready)
     if gate is not None:
         routes.append(Route("/slack/events", gate.__call__, methods=["POST"]))
+    if found is not None:
+        routes.append(Route("/leaks", found, methods=["POST"]))
     return Starlette(routes=routes)
 
 

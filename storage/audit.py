@@ -76,6 +76,8 @@ class What(StrEnum):
     OWNER = "owner.change"
     LIMITS = "limits.change"
     KEEP = "unused.keep"
+    LEFT = "person.left"
+    """Somebody who owned credentials of a workspace, or had a role in it, is no longer in the Slack team."""
     QUEUE = "queue.order"
     UNTOLD = "errand.untold"
     """Something that was owed to somebody could not be told."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, insert, or_, select, text, update
 
-from storage import names, passwords
+from storage import names, passwords, policy
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
@@ -73,7 +73,8 @@ def create_pending(
         device: the password will be a short one.
 
     Raises:
-        NameInvalid, NameTaken, NameTooSimilar, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested.
+        NameInvalid, NameTaken, NameTooSimilar, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested,
+        LifeTooLong, DeviceNotAllowed, TooManyLive.
     """
     name = names.clean_name(name)
     key = names.name_key(name)
@@ -90,6 +91,9 @@ def create_pending(
         other = tx.connection.scalar(alike.limit(1))
         if other is not None:
             raise NameTooSimilar(name, other, workspace.name)
+        policy.check_life(workspace, expires_at, tx.now)
+        policy.check_device(workspace, device)
+        policy.check_room(tx, workspace)
         credential_id = _unused_id(tx)
         values = {
             "id": credential_id,
@@ -163,7 +167,7 @@ def delete(tx: Transaction, origin: Origin, credential_id: str, reason: str | No
     """Deletes for ever: state, hash and audit row in one transaction; a mail server refuses the next log-in.
 
     Raises:
-        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted (with who and when).
+        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted (with who and when), ReasonRequired.
     """
     with attempt(tx, What.DELETE, origin, reason) as current:
         credential = about(current, credential_id)
@@ -171,6 +175,7 @@ def delete(tx: Transaction, origin: Origin, credential_id: str, reason: str | No
         current.allow(Action.DELETE, workspace)
         if credential.state == State.DELETED:
             raise already_deleted(credential)
+        policy.check_reason(workspace, reason)
         if credential.state != State.PENDING:
             _count(tx, workspace.id, -1)
         current.credential = credential = _end(tx, credential, origin.actor.user)
@@ -190,7 +195,7 @@ def delete_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], 
     """Deletes those that can be deleted, all at once; the others stay as they are, each with its refusal and its audit row.
 
     Raises:
-        PersonBarred, RoleUnknown: nothing was deleted.
+        PersonBarred, RoleUnknown, ReasonRequired: nothing was deleted.
     """
     ids = list(dict.fromkeys(credential_ids))
     known = {one.id: one for one in rows(tx, select(CREDENTIALS).where(CREDENTIALS.c.id.in_(ids)))}
@@ -209,6 +214,7 @@ def delete_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], 
                 result.refused |= {one.id: refusal for one in here}
                 current.refuse(refusal)
                 continue
+            policy.check_reason(workspace, reason)
             living = [one for one in here if one.state != State.DELETED]
             current.void = not living
             if living:
@@ -228,11 +234,12 @@ def order_revocation(tx: Transaction, origin: Origin, workspace_id: int, reason:
     """Suspends the workspace and orders that all its credentials are deleted, which an errand does in batches.
 
     Raises:
-        NotAllowed (it takes an admin), RoleUnknown, PersonBarred, NoSuchWorkspace.
+        NotAllowed (it takes an admin), RoleUnknown, PersonBarred, NoSuchWorkspace, ReasonRequired.
     """
     with attempt(tx, What.REVOKE_ALL, origin, reason) as current:
         workspace = by_id(tx, workspace_id)
         current.allow(Action.ADMINISTER, workspace)
+        policy.check_reason(workspace, reason)
         current.subject = str(workspace.credential_count)
         if workspace.suspended_at is None:
             workspace = save_workspace(tx, workspace, suspended_at=tx.now, suspended_by=origin.actor.user)

@@ -3,7 +3,7 @@
 Nothing here knows Slack: an errand says to whom what is owed, by ids; the text is drawn when it is sent, so that it is true then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -16,7 +16,7 @@ from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, CHANNEL_MAPPINGS, ERRANDS, Errand, PostedMessage, as_row
 
 if TYPE_CHECKING:
-    from storage.audit import Changed
+    from storage.audit import Changed, What
 
 LEASE = timedelta(seconds=30)
 FIRST_WAIT = timedelta(seconds=5)
@@ -68,6 +68,14 @@ class Kind(StrEnum):
     """Tells the maker of a credential that it logged in for the first time."""
     LIMIT = "limit"
     """Tells a workspace's channels that a credential sends more than it may, or than usual."""
+    OWNED = "owned"
+    """Tells somebody that they answer for a credential now."""
+    LEFT = "left"
+    """Tells the admins of a workspace what somebody owned and which role they had, who has left the Slack team."""
+    TIDY = "tidy"
+    """Tells an owner what nothing uses."""
+    WEBHOOK = "webhook"
+    """Sends what happened to the workspace's webhook."""
 
 
 def owe(tx: Transaction, changed: "Changed") -> None:
@@ -104,12 +112,17 @@ def owe(tx: Transaction, changed: "Changed") -> None:
         case What.REVOKE_ALL:
             add(tx, Kind.REVOKE_ALL, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel)
         case What.REMIND if workspace and credential:
-            add(tx, Kind.REMIND, **about, person=credential.owner)
+            if (credential.owner or "").startswith(("U", "W")):  # a user group reads it in the channels, where it is mentioned
+                add(tx, Kind.REMIND, **about, person=credential.owner)
             _notify(tx, workspace.id, about, Kind.REMIND)
         case What.DISCARD if credential:
             add(tx, Kind.ENDED, **about, person=credential.created_by, channel_id=credential.created_in)
         case What.CANCEL_ROTATION if credential:
             add(tx, Kind.NOT_ROTATED, **about, person=credential.rotation_by, channel_id=credential.rotation_in)
+        case What.OWNER if credential and credential.owner != changed.origin.actor.user and not (credential.owner or "S").startswith("S"):
+            add(tx, Kind.OWNED, **about, person=credential.owner)
+        case What.LEFT:
+            add(tx, Kind.LEFT, **about)
     match changed.what:
         case What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT:
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
@@ -117,6 +130,26 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)
         case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL if workspace:
             settle(tx, posted.about_workspace(tx, workspace.id), about)
+    if workspace and workspace.webhook_url and changed.what in hooked() and not changed.quiet:
+        add(tx, Kind.WEBHOOK, **about)
+
+
+def hooked() -> "Mapping[What, str]":
+    """What a workspace's webhook is told, with the word for it."""
+    from storage.audit import What
+
+    return {
+        What.ACTIVATE: "credential.created",
+        What.DELETE: "credential.deleted",
+        What.SUSPEND: "credential.suspended",
+        What.RESUME: "credential.resumed",
+        What.FINISH_ROTATION: "credential.rotated",
+        What.LEAK: "credential.leaked",
+        What.REMIND: "credential.expiring",
+        What.SUSPEND_ALL: "workspace.suspended",
+        What.RESUME_ALL: "workspace.resumed",
+        What.REVOKE_ALL: "workspace.revoked",
+    }
 
 
 def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why: str) -> None:
@@ -294,6 +327,12 @@ def postpone(tx: Transaction, errand: Errand, outcome: str, after: timedelta | N
     wait = after or min(FIRST_WAIT * 2 ** min(errand.tries, 16), LONGEST_WAIT)
     values = {"due": tx.now + wait, "tries": errand.tries + 1, "lease": None, "outcome": outcome}
     tx.connection.execute(update(ERRANDS).where(ERRANDS.c.id == errand.id, ERRANDS.c.done_at.is_(None)).values(values))
+
+
+def hold(tx: Transaction, errand: Errand, after: timedelta) -> None:
+    """Others of its kind and workspace wait as well: what it needs does not answer, which they need not find out one by one."""
+    others = (ERRANDS.c.kind == errand.kind, ERRANDS.c.workspace_id == errand.workspace_id, ERRANDS.c.done_at.is_(None))
+    tx.connection.execute(update(ERRANDS).where(*others, ERRANDS.c.due < tx.now + after).values(due=tx.now + after))
 
 
 def release_all(tx: Transaction, taken: Sequence[Errand]) -> None:

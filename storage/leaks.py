@@ -109,12 +109,15 @@ def _hashes(credential: Credential, parsed: Parsed, now: datetime) -> list[tuple
 
 
 # --- a message that leaks: `origin` names its channel, and its ts as the source ---
-def notice(tx: Transaction, origin: Origin, credential_id: str, standing: Standing) -> bool:
+def notice(tx: Transaction, origin: Origin, credential_id: str, standing: Standing, where: str | None = None) -> bool:
     """Writes down that the author posted a password that works, and owes the alarm. False when this message was noticed before.
+
+    Args:
+        where: the address at which a scanner found it, outside of Slack.
 
     Raises NoSuchCredential.
     """
-    with attempt(tx, What.LEAK, origin) as current:
+    with attempt(tx, What.LEAK, origin, where) as current:
         about(current, credential_id)
         current.subject = standing.value
         before = _rows(tx, credential_id, origin.channel, origin.source, (What.LEAK, What.LEAK_GONE))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, select, text
 
+from storage import policy
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.credentials import PENDING_LIFETIME, SWEEP_BATCH, about, already_deleted, get, next_reminder, rows, save
@@ -48,7 +49,7 @@ def has_expired(credential: Credential | Listed, now: datetime) -> bool:
 
 
 def begin_rotation(
-    tx: Transaction, origin: Origin, credential_id: str, channel: str, key: str, mark: int | None
+    tx: Transaction, origin: Origin, credential_id: str, channel: str, key: str, mark: int | None, device: bool = False
 ) -> tuple[Credential, Workspace]:
     """The first step: a new password is on its way; the present one goes on.
 
@@ -56,10 +57,11 @@ def begin_rotation(
         channel: one of the workspace's channels, where the password will be shown.
         key: Slack team and view id; a second submission of the same modal is refused.
         mark: `rotation_mark` when the modal was opened.
+        device: the new password will be a short one.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended, HasExpired, RotationRepeated,
-        RotationUnderWay, RotatedMeanwhile, ChannelNotMapped (also: to another workspace), ChannelPaused.
+        RotationUnderWay, RotatedMeanwhile, ChannelNotMapped (also: to another workspace), ChannelPaused, DeviceNotAllowed.
     """
     with attempt(tx, What.ROTATE, origin) as current:
         credential, workspace = _allowed(current, credential_id, Action.CREATE)
@@ -70,6 +72,7 @@ def begin_rotation(
             raise RotatedMeanwhile(credential.name, credential.rotation_by or "", credential.rotated_at)
         if of_channel(tx, origin.actor.team, channel).id != workspace.id:
             raise ChannelNotMapped
+        policy.check_device(workspace, device)
         begun = {"rotation_key": key, "rotation_begun_at": tx.now, "rotation_by": origin.actor.user, "rotation_in": channel}
         credential = save(tx, credential, **begun)
     return credential, workspace
@@ -167,21 +170,29 @@ def forget_previous(tx: Transaction, origin: Origin, credential_id: str) -> bool
 
 
 def suspend(
-    tx: Transaction, origin: Origin, credential_id: str, reason: str | None = None, delete_after: timedelta | None = None
+    tx: Transaction,
+    origin: Origin,
+    credential_id: str,
+    reason: str | None = None,
+    delete_after: timedelta | None = None,
+    at_once: bool = False,
 ) -> tuple[Credential, Workspace]:
     """Refused everywhere from the next log-in on, until it is resumed. A rotation on its way ends without effect.
 
     Args:
         delete_after: deleted by itself after this time, unless it is resumed.
+        at_once: with one press, where nobody can be asked for a reason.
 
     Raises:
-        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended.
+        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended, ReasonRequired.
     """
     with attempt(tx, What.SUSPEND, origin, reason) as current:
         credential, workspace = _allowed(current, credential_id, Action.DELETE)
         check_live(credential)
         if credential.state == State.SUSPENDED:
             raise is_suspended(credential)
+        if not at_once:
+            policy.check_reason(workspace, reason)
         current.credential = credential = save(
             tx,
             credential,
@@ -215,12 +226,13 @@ def change_expiry(tx: Transaction, origin: Origin, credential_id: str, expires_a
     """Lets the credential work until then; None: without an end.
 
     Raises:
-        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, ExpiryInvalid.
+        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, ExpiryInvalid, LifeTooLong.
     """
     with attempt(tx, What.EXPIRY, origin) as current:
         credential, workspace = _allowed(current, credential_id, Action.CREATE)
         check_live(credential)
         check_expiry(expires_at, tx.now)
+        policy.check_life(workspace, expires_at, tx.now)
         current.subject = f"until {expires_at:%Y-%m-%dT%H:%MZ}" if expires_at else "never expires"
         until = {"expires_at": expires_at, "remind_at": next_reminder(expires_at, tx.now)}
         current.credential = credential = save(tx, credential, **until, version=credential.version + 1)

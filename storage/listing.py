@@ -112,11 +112,20 @@ def is_named(credential: Credential, target: str) -> bool:
     return names.name_key(target.strip()) == credential.name_key or target.strip().lower() == credential.username
 
 
-def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", place: Place | None = None, size: int = PAGE_ROWS) -> Page:
+def page(
+    tx: Transaction,
+    workspace: Workspace,
+    order: Order,
+    words: str = "",
+    place: Place | None = None,
+    size: int = PAGE_ROWS,
+    only: Sequence[ColumnElement[bool]] = (),
+) -> Page:
     """Some rows of the workspace's live credentials.
 
     Args:
         words: what each row must match, whatever the case.
+        only: what else must be so of each row.
         place: where the page begins; None, or a credential of another workspace, begins at the top.
     """
     search = _Search.of(workspace, names.name_key(words))
@@ -124,7 +133,7 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
         return Page([], 0, 1, None, None)
     backwards = place is not None and place.before
     descending = (order is Order.NEWEST) != backwards
-    narrowing = search.narrowing(tx)
+    narrowing = [*search.narrowing(tx), *only]
     values: dict[str, Any] = {"workspace": workspace.id, "size": size + 1}
     if place is not None:
         values["anchor"] = place.credential_id
@@ -135,15 +144,15 @@ def page(tx: Transaction, workspace: Workspace, order: Order, words: str = "", p
     if backwards:
         found.reverse()
     if place is not None and not more and len(found) < size and (backwards or not found):
-        return page(tx, workspace, order, words, size=size)
+        return page(tx, workspace, order, words, size=size, only=only)
     total = workspace.credential_count
-    if search.conditions and place is None and not more:
+    if narrowing and place is None and not more:
         total = len(found)  # all that match are here: a second search would only count them
-    elif search.conditions:
+    elif narrowing:
         matching = select(CREDENTIALS.c.number).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE), *narrowing)
         some = matching.limit(COUNTED + 1).subquery()
         total = tx.connection.scalar(select(func.count()).select_from(some)) or 0
-    uncounted = bool(search.conditions) and total > COUNTED
+    uncounted = bool(narrowing) and total > COUNTED
     if uncounted:
         total = COUNTED
     first = 1

@@ -1,7 +1,7 @@
 """Which mail server processes have seen a change, and what credentials do there: read from what `authd` keeps in the store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
@@ -22,6 +22,11 @@ class Silent:
     name: str
     since: datetime
     """When it was last heard of."""
+
+
+def reported(tx: Transaction) -> bool:
+    """Whether a mail server process has ever reported to this store: only then is it known what was used."""
+    return tx.connection.execute(select(MAIL_SERVERS.c.id).limit(1)).first() is not None
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,6 @@ def _replaced(server: MailServer, servers: Sequence[MailServer]) -> bool:
     return any(one.name.rpartition(":")[0] == host and one.started_at > server.seen_at for one in servers)
 
 
-def reported(tx: Transaction) -> bool:
-    """Whether a mail server process ever told what it does: where none has, nothing is known of what is used."""
-    return tx.connection.scalar(select(MAIL_SERVERS.c.id).limit(1)) is not None
-
-
 def living(tx: Transaction) -> list[MailServer]:
     """The processes whose heartbeat goes on."""
     query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False), MAIL_SERVERS.c.seen_at >= tx.now - ALIVE)
@@ -114,4 +114,4 @@ def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic
             mine[2 * number] += count if at > slot - HOUR else 0
             mine[2 * number + 1] += count
     told = reported(tx)
-    return {one: replace(Traffic(*mine), reported=told) for one, mine in sums.items()}
+    return {one: Traffic(mine[0], mine[1], mine[2], mine[3], mine[4], mine[5], told) for one, mine in sums.items()}

@@ -304,6 +304,12 @@ class Listed:
     last_used_at: datetime | None
     last_used_from: str | None
     last_used_service: str | None
+    owner: str | None
+    allowed_from: tuple[str, ...]
+    messages_hour: int | None
+    messages_day: int | None
+    recipients_hour: int | None
+    recipients_day: int | None
 
 
 NEXT_NUMBER = text("(SELECT coalesce(max(number), 0) + 1 FROM credentials WHERE number > 0)")
@@ -645,6 +651,14 @@ FACTS = Table(
 )
 """What is true of the store as a whole, such as its id, which tells the journals of two stores apart."""
 
+DEPARTED = Table(
+    "departed",
+    METADATA,
+    Column("person", String(32), primary_key=True),
+    Column("team_id", String(32), nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+"""Who has left the Slack team, of those who owned a credential or had a role."""
 OLD_HASHES = Table(
     "old_hashes",
     METADATA,

@@ -326,6 +326,125 @@ class PrincipalInvalid(Refusal):
     cause = "principal_invalid"
 
 
+class NumberInvalid(Refusal):
+    """The field takes a whole number between two others."""
+
+    cause = "number_invalid"
+
+    def __init__(self, field: str, least: int, most: int) -> None:
+        super().__init__(field)
+        self.field = field
+        self.least = least
+        self.most = most
+
+
+class NetworkProblem(StrEnum):
+    NO_ADDRESS = "no_address"
+    HOST_NAME = "host_name"
+    HOST_BITS = "host_bits"
+    PREFIX = "prefix"
+    RANGE = "range"
+    WILDCARD = "wildcard"
+    PORT = "port"
+    ZONE = "zone"
+    ANYWHERE = "anywhere"
+    NO_CLIENT = "no_client"
+    TOO_MANY = "too_many"
+
+
+class NetworkInvalid(Refusal):
+    cause = "network_invalid"
+
+    def __init__(self, problem: NetworkProblem, given: str = "", meant: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.given = given
+        self.meant = meant
+        """What was probably meant."""
+
+
+class LimitsContradict(Refusal):
+    """The limit of an hour is above that of a day."""
+
+    cause = "limits_contradict"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field)
+        self.field = field
+
+
+class DomainProblem(StrEnum):
+    NO_DOMAIN = "no_domain"
+    ONE_LABEL = "one_label"
+    WILDCARD = "wildcard"
+    URL = "url"
+    MAIL_ADDRESS = "mail_address"
+    ADDRESS_LITERAL = "address_literal"
+    TOO_MANY = "too_many"
+
+
+class DomainInvalid(Refusal):
+    cause = "domain_invalid"
+
+    def __init__(self, problem: DomainProblem, given: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.given = given
+
+
+class WebhookProblem(StrEnum):
+    NO_URL = "no_url"
+    NO_HTTPS = "no_https"
+    USER_INFO = "user_info"
+    PRIVATE = "private"
+
+
+class WebhookInvalid(Refusal):
+    cause = "webhook_invalid"
+
+    def __init__(self, problem: WebhookProblem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class WorkspaceRule(Refusal):
+    """The workspace's settings forbid it."""
+
+    def __init__(self, workspace: str) -> None:
+        super().__init__()
+        self.workspace = workspace
+
+
+class LifeTooLong(WorkspaceRule):
+    cause = "life_too_long"
+
+    def __init__(self, workspace: str, days: int) -> None:
+        super().__init__(workspace)
+        self.days = days
+
+
+class DeviceNotAllowed(WorkspaceRule):
+    cause = "device_not_allowed"
+
+
+class ReasonRequired(WorkspaceRule):
+    cause = "reason_required"
+
+
+class TooManyLive(WorkspaceRule):
+    cause = "too_many_live"
+
+    def __init__(self, workspace: str, most: int) -> None:
+        super().__init__(workspace)
+        self.most = most
+
+
+class OwnerGone(Refusal):
+    """Who is to own it has left the Slack team, or is no member of it."""
+
+    cause = "owner_gone"
+
+
 class TooManyReports(Refusal):
     """The person reported so many leaks in the last hour that this one was not passed on."""
 

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from bot.cli import cli
 from sandbox.slack import Slack
-from storage import credentials, passwords
+from storage import credentials, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
@@ -152,6 +153,50 @@ async def test_the_doctor_looks_at_everything(tmp_path: Path) -> None:
         lost = await doctor(SLACK_BOT_TOKEN="xoxb-other", DATABASE_URL="postgresql://bot@127.0.0.1:9/none")
         assert "SLACK_BOT_TOKEN: Slack answered invalid_auth" in lost.stdout
         assert "PostgreSQL does not answer" in lost.stdout
+
+
+def test_the_rules_of_a_workspace(database_url: str) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = smtp_bot(database_url, *arguments)
+        return result.exit_code, result.stdout + result.stderr
+
+    run("db", "upgrade")
+    run("workspace", "add", "acme", "Acme Inc.")
+    assert run("workspace", "domains", "acme") == (0, "any domain\n")
+    assert run("workspace", "domains", "acme", "Example.com", "@bücher.example", "example.com") == (
+        0,
+        "example.com\nxn--bcher-kva.example\n",
+    )
+    assert run("workspace", "domains", "acme") == (0, "example.com\nxn--bcher-kva.example\n")
+    assert run("workspace", "domains", "acme", "*.example.com") == (1, '"*.example.com" has a wildcard. Enter each domain by itself.\n')
+    assert run("workspace", "domains", "acme", "example.com", "--any")[0] == 2
+    assert run("workspace", "domains", "nope", "--any")[0] == 1
+    assert run("workspace", "policy", "acme") == (0, "domains example.com,xn--bcher-kva.example\n")
+    changed = run("workspace", "policy", "acme", "--longest-days", "90", "--most-live", "5", "--reason", "--no-devices")
+    assert changed[1].splitlines()[1:] == ["at most 90 days", "at most 5 live", "a reason for every stop", "no device passwords"]
+    assert run("workspace", "domains", "acme", "--any") == (0, "any domain\n")
+    doctor = run("doctor")[1]
+    rules = "at most 90 days; at most 5 live; a reason for every stop; no device passwords"
+    assert f"ok     workspace acme has rules: {rules}\n" in doctor
+    for wrong in ("-1", "3661", "ten"):
+        assert run("workspace", "policy", "acme", "--longest-days", wrong)[0] == 2
+    [username] = asyncio.run(fill_with(database_url))
+    assert run("revoke", username) == (1, f"{username}: Say why: in Acme Inc. deleting and suspending need a reason.\n")
+    assert run("revoke", username, "--reason", "leaked")[0] == 0
+    assert run("workspace", "policy", "acme", "--longest-days", "0", "--most-live", "0", "--no-reason", "--devices") == (0, "no rules\n")
+    assert "has rules" not in run("doctor")[1]
+
+
+async def fill_with(url: str) -> list[str]:
+    """One credential that keeps to the rules."""
+    db = Database(url)
+    by = Origin(Actor("U0WANDA", "T0SANDBOX", owner=True), Surface.MODAL, "ref", "C0MAIL")
+    acme = await db.read(workspaces.named, "acme")
+    await db.change(workspaces.map_channel, by, "T0SANDBOX", "C0MAIL", acme.id)
+    until = db.clock() + timedelta(days=30)
+    credential, _ = await db.change(credentials.create_pending, by, "C0MAIL", "Relay", "view", until)
+    await db.close()
+    return [credential.username]
 
 
 def test_a_head_that_was_kept_is_held_against_the_audit_log(tmp_path: Path) -> None:

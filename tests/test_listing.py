@@ -251,7 +251,7 @@ async def test_a_list_and_a_tab_take_few_statements(db: Database, large: Workspa
     member = Actor("U0MEMBER", "T0HOME", channel=CHANNEL)
     assert await db.read(count, bot_listing.look, member, large.id, InList(order=Order.NEWEST)) == 4
     assert await db.read(count, bot_listing.look, OWNER, large.id, InList(order=Order.NEWEST)) == 3
-    assert await db.read(count, home.look, OWNER, InHome(workspace=large.id)) == 6
+    assert await db.read(count, home.look, OWNER, InHome(workspace=large.id), 90) == 6
     assert await db.read(count, access.to_ask, "U0MEMBER", "T0HOME", [large.id]) == 1
     assert await db.read(count, listing.find, large, "Lighthouse keeper") == 1
 
@@ -347,10 +347,10 @@ async def test_home_shows_the_workspace_that_was_asked_for_only_to_those_who_may
     zeta = await db.change(workspaces.add, by(OWNER), "zeta", "Zeta")
     await db.change(grants.grant, by(OWNER), "T0HOME", "U0ADAM", Role.ADMIN, acme.id)
     for actor, wanted, shown in ((OWNER, zeta.id, "zeta"), (OWNER, 999, "acme"), (Actor("U0ADAM", "T0HOME"), zeta.id, "acme")):
-        seen = await db.read(home.look, actor, InHome(workspace=wanted))
+        seen = await db.read(home.look, actor, InHome(workspace=wanted), 90)
         assert seen is not None
         assert seen.workspace.slug == shown
-    assert await db.read(home.look, Actor("U0NOBODY", "T0HOME"), InHome(workspace=acme.id)) is None
+    assert await db.read(home.look, Actor("U0NOBODY", "T0HOME"), InHome(workspace=acme.id), 90) is None
 
 
 async def test_the_audit_log_is_asked_in_the_column_that_the_word_fits(db: Database, acme: Workspace) -> None:

@@ -1,0 +1,167 @@
+"""Passwords that were found elsewhere: `POST /leaks`, for a secret scanner that reports what it found outside of Slack.
+
+The body is a JSON list of `{"token", "type", "url", "source"}`, as GitHub's secret scanning sends it; whoever reports signs it with
+LEAKS_SECRET (`docs/webhook.md`). Each token is looked up as the leak watch looks up what stands in a message. The answer says of each, by
+the SHA-256 of the token, whether it is one of ours. No token is logged or stored.
+https://docs.github.com/en/code-security/secret-scanning/secret-scanning-partner-program
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from bot.alarm import SCANNER
+from bot.door import describe
+from bot.services import Services, new_reference
+from bot.webhook import sign
+from storage import leaks
+from storage.access import Actor
+from storage.audit import Origin, Surface
+from storage.database import OutcomeUnknown, Unavailable
+from storage.leaks import Standing
+from storage.passwords import mask, parse
+
+BODY_MAX = 64 * 1024  # as much as `web.py` takes from anybody
+TOKENS_MAX = 100
+TOKEN_MAX = 200  # characters; ours are shorter
+AGE_MAX = 300  # seconds
+SIGNATURE = "x-leaks-signature"
+TIMESTAMP = "x-leaks-timestamp"
+GITHUB = "github-public-key-signature"
+URL_SHOWN = 200
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+_SIGNATURE = re.compile(r"v1=[0-9a-f]{64}")
+
+log = structlog.get_logger(__name__)
+
+
+class Wrong(Exception):
+    """The request is not taken: HTTP's status, and what is said."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(said)
+        self.status = status
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Report:
+    """One token that was found."""
+
+    token: str
+    type: str
+    url: str
+
+
+class Desk:
+    """Takes reports in; one at a time is looked up, so that nothing else waits long for its Argon2.
+
+    Args:
+        secret: what they are signed with.
+        now: seconds since the epoch.
+    """
+
+    def __init__(self, secret: str, now: Callable[[], float]) -> None:
+        self.services: Services | None = None
+        """None while the bot starts."""
+        self._secret = secret
+        self._now = now
+        self._turn = asyncio.Lock()
+
+    async def __call__(self, request: Request) -> Response:
+        if self.services is None:
+            return PlainTextResponse("not started yet", 503)
+        try:
+            timestamp, signature = self._headers(request.headers)
+            body = await _body(request)
+            if not hmac.compare_digest(sign(self._secret, timestamp, body), signature):
+                raise Wrong(401, "signature does not fit")
+            reports = read(body)
+            async with self._turn:
+                return JSONResponse(await look_up(self.services, reports))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Wrong as wrong:
+            log.warning("refused a report", why=wrong.said, address=request.client.host if request.client else None)
+            return PlainTextResponse(wrong.said, wrong.status)
+        except (Unavailable, OutcomeUnknown) as error:
+            log.warning("a report waits for the database", error=describe(error))
+            return PlainTextResponse("the database does not answer; report it again", 503)
+
+    def _headers(self, headers: Mapping[str, str]) -> tuple[str, str]:
+        """Timestamp and signature, when both can be right: before that no body is read. Raises Wrong."""
+        timestamp, signature = headers.get(TIMESTAMP, ""), headers.get(SIGNATURE, "")
+        if not signature and headers.get(GITHUB):
+            raise Wrong(401, "GitHub's own signature is not understood here: a relay must sign with LEAKS_SECRET")
+        if not _TIMESTAMP.fullmatch(timestamp) or abs(self._now() - int(timestamp)) > AGE_MAX:
+            raise Wrong(401, "timestamp too old, too new, or missing")
+        if not _SIGNATURE.fullmatch(signature):
+            raise Wrong(401, "signature does not fit")
+        return timestamp, signature
+
+
+async def _body(request: Request) -> bytes:
+    """Raises Wrong, ClientDisconnect."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_MAX:
+            raise Wrong(413, "body over 64 KiB")
+    return bytes(body)
+
+
+def read(body: bytes) -> list[Report]:
+    """Raises Wrong."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Wrong(400, "body is no JSON") from None
+    if not isinstance(given, list) or not all(isinstance(one, dict) and isinstance(one.get("token"), str) for one in given):
+        raise Wrong(400, 'body is no list of {"token", "type", "url", "source"}')
+    if len(given) > TOKENS_MAX:
+        raise Wrong(413, f"more than {TOKENS_MAX} tokens")
+
+    def text(one: dict[str, Any], name: str) -> str:
+        return one[name] if isinstance(one.get(name), str) else ""
+
+    return [Report(one["token"], text(one, "type"), text(one, "url")) for one in given]
+
+
+async def look_up(services: Services, reports: list[Report]) -> list[dict[str, str]]:
+    """Raises an alarm for each that works, once for each place; and labels them all, as GitHub expects it. Raises Unavailable."""
+    answers = []
+    for report in reports:
+        ours = await _is_ours(services, report)
+        digest = b64encode(hashlib.sha256(report.token.encode("utf-8", "surrogatepass")).digest()).decode()
+        answers.append(
+            {"token_hash": digest, "token_type": report.type[:TOKEN_MAX], "label": "true_positive" if ours else "false_positive"}
+        )
+    return answers
+
+
+async def _is_ours(services: Services, report: Report) -> bool:
+    parsed = parse(report.token) if len(report.token) <= TOKEN_MAX else None
+    for credential, standing in await services.resolver.resolve([parsed] if parsed else []):
+        if standing is not Standing.DEAD:
+            # What tells two addresses apart, however long they are.
+            place = "sha256:" + hashlib.sha256(report.url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            origin = Origin(Actor(SCANNER, services.team), Surface.EVENT, new_reference(), source=place)
+            await services.db.change(leaks.notice, origin, credential.id, standing, _where(report.url))
+        return True
+    return False
+
+
+def _where(url: str) -> str | None:
+    """The address, as it is kept and shown; without a password of ours that stands in it."""
+    shown = mask(url)
+    return shown[:URL_SHOWN] if shown.startswith(("https://", "http://")) and shown.isascii() and shown.isprintable() else None
