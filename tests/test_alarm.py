@@ -120,7 +120,7 @@ async def test_suspend_now_and_undo_are_one_press_each_and_the_alarm_settles(wat
     await says(play, told, "@wanda resumed it (", "It works now", "[Suspend now]", without=("[Undo]", "Confirmed"))
     assert await play.passdb() == [username]
     await play.rita.presses("Suspend now", told)
-    await play.rita.sees("but you can't delete credentials. Ask one of its admins: @adam")
+    await play.rita.sees("Suspending needs the responder role in Acme; you are a reader. Ask @adam.")
     assert await play.passdb() == [username]
     assert not [one for one in play.mia.messages(play.mail) if "suspended the SMTP" in play.mia.read(one)]
     denied = await play.events(outcome="refused")
