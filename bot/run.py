@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -27,6 +26,7 @@ from bot.settings import Settings
 from bot.slack import Away, Installation, Ok, Refused, Reply, Slack
 from bot.socket_mode import SocketMode, pauses
 from storage import workspaces
+from storage.connecting import Unusable
 from storage.database import Clock, Database, Schema, Unavailable, utc_now
 from storage.passwords import Hasher
 
@@ -48,6 +48,12 @@ WRONG_TOKEN = (
     "ekm_access_denied",
 )
 
+SCHEMAS = {
+    Schema.EMPTY: "the database is empty. Run: smtp-bot db upgrade",
+    Schema.OLD: "the database's schema is out of date. Run: smtp-bot db upgrade",
+    Schema.UNKNOWN: "the database was made by a newer release, beside which this one must not run. Install that release.",
+}
+
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
@@ -60,32 +66,30 @@ class NotYet(StartError):
     """It cannot start now; it may be different in a moment."""
 
 
-async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
+async def open_database(settings: Settings, clock: Clock = utc_now, make: bool = True) -> Database:
     """Connects to the store. SQLite is brought up to date; PostgreSQL must be already.
 
+    Args:
+        make: whether an SQLite file that is not there is made.
+
     Raises:
-        NotYet: no connection.
-        StartError: no folder, or a schema of another release.
+        NotYet: it cannot be used now.
+        StartError: it cannot be used until somebody changes something, or its schema is of another release.
     """
-    db = Database(settings.database_url.get_secret_value(), clock)
-    if db.sqlite and not Path(db.url.database or "").parent.is_dir():
-        raise StartError("DATABASE_URL: the folder of the SQLite file is not there. Make it, or correct the path.")
+    db = Database(settings.database_url.get_secret_value(), clock, pooled=settings.database_pooler == "transaction")
     try:
-        schema = await db.schema()
-        if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
+        schema = await db.schema(make)
+        if db.sqlite and (schema is Schema.OLD or (schema is Schema.EMPTY and make)):
             await db.upgrade()
             schema = Schema.CURRENT
-    except Exception as error:
+        if not schema.serves:
+            raise StartError(f"DATABASE_URL: {SCHEMAS[schema]}")
+    except Unusable as error:
         await db.close()
-        raise NotYet(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None
+        raise (NotYet if error.passes else StartError)(f"DATABASE_URL: {error}") from None
     except BaseException:
         await db.close()
         raise
-    if schema is not Schema.CURRENT:
-        await db.close()
-        if schema is Schema.UNKNOWN:
-            raise StartError("DATABASE_URL: the database was made by a newer release. Install that release.")
-        raise StartError("DATABASE_URL: the database's schema is out of date. Run: smtp-bot db upgrade")
     return db
 
 

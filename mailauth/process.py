@@ -23,6 +23,7 @@ from mailauth.http import Door, HttpServer, check_token
 from mailauth.server import AuthdConfig, Server, connection_limit
 from mailauth.sockets import AUTH, HTTP, POLICY, ListenError, handed_in, listen
 from mailauth.verifier import Verifier
+from storage.connecting import Unusable
 from storage.database import Database, Schema, parse_url
 from storage.passwords import Hasher
 
@@ -228,7 +229,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets) -> None:
     loop.add_reader(0, _parent_gone, end)
     os.set_blocking(1, False)
 
-    db = Database(_existing(config.database_url))
+    db = Database(_existing(config.database_url), pooled=config.pooled)
     hasher = Hasher(*config.argon2)
     verifier = Verifier(db, hasher)
     server = Server(config, verifier, connection_limit(), lambda: _say("alive"))
@@ -285,9 +286,13 @@ async def what_is_wrong(db: Database) -> str | None:
     """Why log-ins cannot be answered; None when they can."""
     try:
         async with asyncio.timeout(5):
-            schema = await db.schema()
-    except Exception as error:
-        return f"DATABASE_URL: the database does not answer ({type(error).__name__})."
+            schema = await db.schema(make=False)
+    except Unusable as error:
+        return f"DATABASE_URL: {error}"
+    except TimeoutError:
+        return "DATABASE_URL: the database does not answer."
     if schema in (Schema.EMPTY, Schema.OLD):
         return "DATABASE_URL: the database's schema is out of date. Run: smtp-bot db upgrade"
+    if schema is Schema.UNKNOWN:
+        return "DATABASE_URL: the database was made by a newer release, beside which this one must not run. Install that release."
     return None

@@ -1,0 +1,45 @@
+"""Indexes for owners, similar names and the audit log, made while others write."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+older_code_from = "0002"
+
+
+def partial(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
+INDEXES: list[tuple[str, str, list[str], dict[str, Any]]] = [
+    ("role_grants_workspace", "role_grants", ["team_id", "workspace_id"], {}),
+    ("credentials_skeleton", "credentials", ["workspace_id", "name_skeleton"], partial("state <> 'deleted'")),
+    ("credentials_owner", "credentials", ["owner"], partial("state IN ('active', 'suspended')")),
+    ("audit_events_user", "audit_events", ["user_id", "id"], {}),
+    ("audit_events_credential", "audit_events", ["credential_id", "id"], {}),
+]
+
+
+def upgrade() -> None:
+    # PostgreSQL makes an index while others write only outside of a transaction; SQLite knows nothing of the kind.
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    with nullcontext() if sqlite else op.get_context().autocommit_block():
+        for name, table, columns, options in INDEXES:
+            # One that was broken off stays behind, and is not used: https://www.postgresql.org/docs/current/sql-createindex.html
+            op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
+            op.create_index(name, table, columns, postgresql_concurrently=True, **options)
+
+
+def loses(_connection: sa.Connection) -> list[str]:
+    return []
+
+
+def downgrade() -> None:
+    for name, table, _, _ in INDEXES:
+        op.drop_index(name, table)
