@@ -39,6 +39,7 @@ from storage.refusals import (
     SlugInvalid,
     SlugTaken,
     SurfaceOutdated,
+    WorkspaceNotEmpty,
     WorkspaceSuspended,
 )
 
@@ -165,6 +166,14 @@ def sentence(refusal: Refusal, command: str) -> list[Piece]:
             return ["Use 1 to 32 of a-z, 0-9 and hyphen, and start with a letter or a digit."]
         case SlugTaken():
             return [f'There already is a workspace "{refusal.slug}". Choose another short name.']
+        case WorkspaceNotEmpty():
+            if refusal.credentials:
+                return [
+                    bold(refusal.name),
+                    " has or had credentials, and their usernames are never used again, so it stays. Rename it instead.",
+                ]
+            what = " and ".join([*(["channels"] if refusal.channels else []), *(["roles"] if refusal.grants else [])])
+            return [bold(refusal.name), f" still has {what}. Remove them first."]
         case NoSuchWorkspace():
             if refusal.slug:
                 return [f'There is no mail workspace "{refusal.slug}".']

@@ -9,6 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 MOUNTS = Path("/proc/mounts")
+SAID_MAX = 200  # characters of what a database says
 NETWORK = re.compile(
     r"nfs4?|cifs|smb3|smbfs|ncpfs|afs|9p|ceph|lustre|gpfs|beegfs|glusterfs|davfs|coda|gfs2?|ocfs2|orangefs"
     r"|fuse\.(?:sshfs|glusterfs|ceph.*|s3fs|goofys|rclone|davfs.*|gcsfuse|mount-s3|blobfuse2?|juicefs|moosefs|seaweedfs|curlftpfs)"
@@ -156,5 +157,7 @@ def why(error: Exception) -> Unusable:
 
 def _strange(error: Exception, what: str) -> Unusable:
     original = error.orig if isinstance(error, DBAPIError) else error
-    name = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None) or type(original).__name__
-    return Unusable(f"{what} does not do what it is asked ({name}). Look at its log.", passes=True)
+    code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
+    # Within a session the first line names tables and columns, no values and no address.
+    said = f"{code}: {str(original).partition(chr(10))[0][:SAID_MAX]}" if code else type(original).__name__
+    return Unusable(f"{what} does not do what it is asked ({said}). Look at its log.", passes=True)

@@ -385,7 +385,7 @@ class Database:
         Raises:
             Unusable: the database cannot be used, and why.
         """
-        return await asyncio.to_thread(self._on_own_connection, _schema, make)
+        return await asyncio.to_thread(self.on_own_connection, _schema, make)
 
     async def upgrade(self, progress: Progress = _silent) -> None:
         """Brings the schema up to date, each step in a transaction of its own; safe to call on a current one, and by several at once.
@@ -405,7 +405,7 @@ class Database:
                 if _schema(connection) is not Schema.CURRENT:  # somebody else may have done it at the same time
                     raise
 
-        await asyncio.to_thread(self._on_own_connection, work)
+        await asyncio.to_thread(self.on_own_connection, work)
 
     async def downgrade(self) -> tuple[str, str]:
         """Takes the last step of the schema back, and returns its number and the one that is the last now.
@@ -413,18 +413,30 @@ class Database:
         Raises:
             WouldLose: nothing was changed. Unusable: the database cannot be used, and why.
         """
-        return await asyncio.to_thread(self._on_own_connection, _downgrade)
+        return await asyncio.to_thread(self.on_own_connection, _downgrade)
 
-    def _on_own_connection(self, function: Callable[[Connection], T], make: bool = True) -> T:
-        """Without the time limits of serving: a migration of a large store takes its time."""
+    def on_own_connection(self, function: Callable[[Connection], T], make: bool = True, isolated: bool = False) -> T:
+        """Runs a function in the caller's thread, without the time limits of serving: a migration of a large store takes its time.
+
+        The function commits what it wants to stay; on PostgreSQL no change overlaps its transactions.
+
+        Args:
+            make: whether an SQLite file that is not there is made, empty.
+            isolated: it only reads, and all that it reads is from one moment.
+
+        Raises:
+            Unusable: the database cannot be used, and why.
+        """
         if self.sqlite:
             file = connecting.sqlite_path(self.url)
             connecting.check_file(file)
             if not make and not file.exists():
-                raise Unusable(f"there is no database at {file}.")
+                raise Unusable(f"there is no database at {file}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
         engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
-            _prepare_sqlite(engine, "FULL", transactional=True)
+            _prepare_sqlite(engine, "FULL", begin="BEGIN" if isolated else "BEGIN IMMEDIATE")
+        elif isolated:
+            _begin_with(engine, ["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", *self._said_in_each_transaction(None)])
         else:
             _begin_with(engine, [f"SELECT pg_advisory_xact_lock({WRITER_LOCK})", *self._said_in_each_transaction(None)])
         try:
@@ -595,8 +607,8 @@ POSTGRES_TROUBLES = {
 }  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 
-def _prepare_sqlite(engine: Engine, synchronous: str, transactional: bool = False) -> None:
-    """`transactional`: SQLAlchemy begins transactions (for migrations); otherwise `Database` does."""
+def _prepare_sqlite(engine: Engine, synchronous: str, begin: str | None = None) -> None:
+    """`begin`: what SQLAlchemy begins transactions with (for migrations); without it `Database` does."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -606,11 +618,8 @@ def _prepare_sqlite(engine: Engine, synchronous: str, transactional: bool = Fals
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    if transactional:
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if begin is not None:
+        _begin_with(engine, [begin])
 
 
 def _config() -> Config:

@@ -48,12 +48,12 @@ def has_expired(credential: Credential, now: datetime) -> bool:
 
 
 def begin_rotation(
-    tx: Transaction, origin: Origin, credential_id: str, channel: str, key: str, mark: int | None
+    tx: Transaction, origin: Origin, credential_id: str, channel: str | None, key: str, mark: int | None
 ) -> tuple[Credential, Workspace]:
     """The first step: a new password is on its way; the present one goes on.
 
     Args:
-        channel: one of the workspace's channels, where the password will be shown.
+        channel: one of the workspace's channels, where the password will be shown; None: an operator's terminal.
         key: Slack team and view id; a second submission of the same modal is refused.
         mark: `rotation_mark` when the modal was opened.
 
@@ -68,7 +68,7 @@ def begin_rotation(
         may_rotate(credential, tx.now)
         if rotation_mark(credential) != mark and credential.rotated_at:
             raise RotatedMeanwhile(credential.name, credential.rotation_by or "", credential.rotated_at)
-        if of_channel(tx, origin.actor.team, channel).id != workspace.id:
+        if channel is not None and of_channel(tx, origin.actor.team, channel).id != workspace.id:
             raise ChannelNotMapped
         begun = {"rotation_key": key, "rotation_begun_at": tx.now, "rotation_by": origin.actor.user, "rotation_in": channel}
         credential = save(tx, credential, **begun)

@@ -3,10 +3,11 @@
 Each migration says in `older_code_from` the last migration of the oldest code that may go on, and start, beside the schema that it makes.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from alembic import context
-from alembic.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
@@ -14,7 +15,7 @@ from storage.database import OLDEST_CODE
 from storage.models import METADATA
 
 
-def remember(ctx: MigrationContext, heads: set[str], **_: Any) -> None:
+def remember(*, ctx: MigrationContext, heads: Collection[Any], **_: Any) -> None:
     """Called in the transaction of each step, after it."""
     connection = ctx.connection
     if connection is None or not heads or not inspect(connection).has_table("facts"):
@@ -30,7 +31,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=METADATA,
     transaction_per_migration=True,
-    on_version_apply=remember,
+    on_version_apply=remember,  # type: ignore[arg-type]  # called by names
 )
 with context.begin_transaction():
     context.run_migrations()

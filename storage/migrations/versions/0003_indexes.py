@@ -1,4 +1,4 @@
-"""Indexes for owners, similar names and the audit log, made while others write."""
+"""Indexes for owners, similar names, the audit log and the metrics, made while others write."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +21,9 @@ INDEXES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("role_grants_workspace", "role_grants", ["team_id", "workspace_id"], {}),
     ("credentials_skeleton", "credentials", ["workspace_id", "name_skeleton"], partial("state <> 'deleted'")),
     ("credentials_owner", "credentials", ["owner"], partial("state IN ('active', 'suspended')")),
+    ("credentials_suspended", "credentials", ["suspended_at"], partial("state = 'suspended'")),
+    ("credentials_expires_at", "credentials", ["expires_at"], partial("expires_at IS NOT NULL AND state IN ('active', 'suspended')")),
+    ("credentials_unused", "credentials", ["created_at"], partial("last_used_at IS NULL AND state IN ('active', 'suspended')")),
     ("audit_events_user", "audit_events", ["user_id", "id"], {}),
     ("audit_events_credential", "audit_events", ["credential_id", "id"], {}),
 ]
