@@ -147,6 +147,7 @@ def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes th
         process.run(
             server.AuthdConfig(
                 database_url=read.database_url.get_secret_value(),
+                pooled=read.database_pooler == "transaction",
                 auth=read.authd_listen,
                 policy=read.policy_listen,
                 http=read.authd_http,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import structlog
 from aiohttp import ClientSession
+from prometheus_client import Counter, Gauge
 from starlette.applications import Starlette
 
 from bot import app, health, server, sweep, web
@@ -55,6 +56,8 @@ SCHEMAS = {
 }
 
 log = structlog.get_logger(__name__)
+slack_connected = Gauge("smtp_bot_slack_connected", "1 while Slack can reach the bot: over the WebSocket, or by HTTP once it serves")
+database_errors = Counter("smtp_bot_database_errors_total", "What the database was asked and did not do", ["trouble"])
 T = TypeVar("T")
 
 
@@ -138,6 +141,7 @@ class Bot:
         try:
             self._listen()
             db = await self._insist(lambda: open_database(settings, self._clock))
+            db.failed = lambda trouble: database_errors.labels(trouble.value).inc()
             self._stack.push_async_callback(db.close)
             self._stack.push_async_callback(self._health.close)
             self._health.watch(db)
@@ -147,6 +151,7 @@ class Bot:
             if settings.mode == "socket":
                 await self._open_socket(bolt, db)
             else:
+                slack_connected.set_function(lambda: 1.0)
                 self._gate.guard = web.Guard(bolt, db, self.settings.signing_secrets, lambda: self._clock().timestamp())
             for forever in (sweep.forever(self.services), self.errands.forever()):
                 self._stack.push_async_callback(_end, asyncio.create_task(forever))
@@ -159,6 +164,7 @@ class Bot:
     async def stop(self) -> None:
         """Takes nothing new, acknowledges what was taken, finishes what goes on after it, and closes."""
         self._health.waiting = "stopping"
+        slack_connected.set_function(lambda: 0.0)
         until = time.monotonic() + self.limits.stop
         if self._front is not None:
             await self._front.close()
@@ -230,6 +236,7 @@ class Bot:
         self._health.waiting = "starting: the Socket Mode connection to Slack is not open yet"
         await self._socket.start()
         self._health.add(self._connected)
+        slack_connected.set_function(lambda: float(self._connected() is None))
 
     def _connected(self) -> str | None:
         return None if self._socket is None or self._socket.connected else "not connected to Slack"

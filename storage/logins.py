@@ -5,10 +5,10 @@ Nothing here is audited: it changes nothing about who may log in.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Transaction
@@ -144,13 +144,25 @@ def note_verified(tx: Transaction, credential_id: str, phc: str, tag: int, new: 
     tx.connection.execute(previous.values(previous_tag=tag))
 
 
-def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped: bool = False) -> None:
-    """Says that the process lives, and sees the store as it was after the audit row that it writes down. A note."""
+def beat(tx: Transaction, process: str, name: str, started_at: datetime, stopped: bool = False) -> timedelta:
+    """Says that the process lives, and sees the store as it was after the audit row that it writes down. A note.
+
+    Returns:
+        How far its clock is ahead of the database's; SQLite has no other clock.
+    """
     insert = sqlite.insert(MAIL_SERVERS) if tx.sqlite else postgresql.insert(MAIL_SERVERS)
     seen = tx.connection.scalar(select(AUDIT_HEAD.c.last_event))
-    fresh = {"seen_at": tx.now, "seen_event": seen, "stopped": stopped}
+    skew = timedelta(0) if tx.sqlite else tx.now - database_now(tx)
+    fresh = {"seen_at": tx.now, "seen_event": seen, "stopped": stopped, "clock_skew": round(skew.total_seconds() * 1000)}
     values = insert.values(id=process, name=name, started_at=started_at, **fresh)
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=fresh))
+    return skew
+
+
+def database_now(tx: Transaction) -> datetime:
+    """What the database's own clock says at the beginning of the transaction."""
+    now = text("CAST(strftime('%s', 'now') AS FLOAT)") if tx.sqlite else text("CAST(extract(epoch FROM now()) AS double precision)")
+    return datetime.fromtimestamp(tx.connection.scalar(select(now)) or 0.0, UTC)
 
 
 def forget_old(tx: Transaction) -> None:
