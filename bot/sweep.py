@@ -24,9 +24,7 @@ last_sweep = Gauge("smtp_bot_last_sweep_timestamp_seconds", "When the last sweep
 verified = Gauge("smtp_bot_chain_verified_event", "The audit row up to which the chain of hashes was followed")
 by_state = Gauge("smtp_bot_credentials", "Credentials that are not deleted", ["state"])
 expiring = Gauge("smtp_bot_credentials_expiring", "Live credentials that expire within a week")
-never_used = Gauge(
-    "smtp_bot_credentials_never_used", "Live credentials older than BOT_UNUSED_DAYS that nothing ever logged in with"
-)
+never_used = Gauge("smtp_bot_credentials_never_used", "Live credentials older than BOT_UNUSED_DAYS that nothing ever logged in with")
 
 
 async def forever(services: Services) -> None:
