@@ -234,6 +234,8 @@ def doctor(as_json: Json = False) -> None:
     """Checks settings, Slack, the database, mail and the clocks, and says what to do about each that is wrong."""
     from bot import doctor as checks
 
+    log.configure("WARNING", "console")
+
     def tell(finding: checks.Finding) -> None:
         colour = {"wrong": typer.colors.RED, "note": typer.colors.YELLOW, "ok": typer.colors.GREEN}[finding.level]
         word = typer.style(f"{'WRONG' if finding.level == 'wrong' else finding.level:<6}", fg=colour)

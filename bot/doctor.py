@@ -19,7 +19,7 @@ from sqlalchemy import select
 from bot.settings import Settings, SettingsError, load
 from bot.slack import Away, Ok, Refused, Slack
 from storage import audit, passwords, workspaces
-from storage.connecting import Unusable
+from storage.connecting import Unusable, sqlite_path
 from storage.database import Database, Schema, Transaction, Unavailable
 from storage.logins import database_now
 from storage.mail_servers import ALIVE
@@ -268,6 +268,9 @@ def _database(settings: Settings, known: asyncio.Future[Known | None], patience:
             if schema.serves:
                 known.set_result(await _store(db, report))
         except Unusable as error:
+            if db.sqlite and not (file := sqlite_path(db.url)).exists() and file.parent.is_dir():
+                report.note(f"There is no database at {file} yet.", "smtp-bot run makes it; if you have one, go to its folder.")
+                return
             sentence, _, fix = str(error).partition(". ")
             report.bad(f"DATABASE_URL: {sentence}.", fix)
         except Unavailable as error:
@@ -336,9 +339,8 @@ def _servers(future: asyncio.Future[Known | None]) -> Callable[[Report], Awaitab
         living = [one for one in known.servers if known.now - one.seen_at <= ALIVE]
         for one in living:
             behind = known.last_event - one.seen_event
-            report.good(
-                f"authd {one.name} lives since {one.started_at:%Y-%m-%d %H:%M}" + (f", {behind} audit rows behind" if behind > 0 else "")
-            )
+            late = f", {behind} audit rows behind" if behind > 0 else ""
+            report.good(f"authd {one.name} lives since {one.started_at:%Y-%m-%d %H:%M}{late}")
             if abs(one.clock_skew or 0) > SKEW_MAX * 1000:
                 skew = f"The clock of authd {one.name} is {(one.clock_skew or 0) / 1000:+.0f} seconds off the database's."
                 report.bad(skew, "Run chrony or systemd-timesyncd there.")

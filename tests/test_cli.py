@@ -243,7 +243,6 @@ def test_a_terminal_gets_headings_and_completion_is_there(store: tuple[str, list
     assert "WORKSPACE" in shown
     assert first in shown
     assert "WORKSPACE" not in smtp_bot(url, "list").stdout
-    script = CliRunner().invoke(
-        cli, ["--show-completion", "bash"], prog_name="smtp-bot", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    )
-    assert "_SMTP_BOT_COMPLETE" in script.stdout
+    asked = environment | {"_SMTP_BOT_COMPLETE": "source_bash"}
+    script = subprocess.run([sys.executable, "-m", "bot"], env=asked, capture_output=True, text=True, timeout=50, check=False)
+    assert "complete -o default -F" in script.stdout
