@@ -109,11 +109,11 @@ PHRASES = (
         Unusable("PostgreSQL's driver does not know a parameter in it, or its value. Correct what stands after the question mark."),
     ),
     (
-        r"no pg_hba\.conf entry.*(?:no encryption|SSL off)|SSL required|TLS required",
+        r"pg_hba\.conf (?:entry|rejects).*(?:no encryption|SSL off)|SSL required|TLS required",
         Unusable("the server takes only TLS connections. Add ?sslmode=require, or better verify-full with sslrootcert.", passes=True),
     ),
     (
-        r"no pg_hba\.conf entry",
+        r"pg_hba\.conf",
         Unusable("the server's pg_hba.conf lets this role in from nowhere or not from this machine. Add a line there.", passes=True),
     ),
     (

@@ -399,7 +399,7 @@ class Database:
 
         def work(connection: Connection) -> None:
             try:
-                _upgrade(connection, progress)
+                _upgrade(connection, progress, self.pooled)
             except Exception:
                 connection.rollback()
                 if _schema(connection) is not Schema.CURRENT:  # somebody else may have done it at the same time
@@ -643,10 +643,11 @@ def _schema(connection: Connection) -> Schema:
     return Schema.NEWER_OK if oldest is not None and head >= oldest else Schema.UNKNOWN
 
 
-def _upgrade(connection: Connection, progress: Progress) -> None:
+def _upgrade(connection: Connection, progress: Progress, pooled: bool) -> None:
     config = _config()
     config.attributes["connection"] = connection
     config.attributes["progress"] = progress
+    config.attributes["pooled"] = pooled
     scripts = ScriptDirectory.from_config(config)
     while True:
         current = MigrationContext.configure(connection).get_current_revision()

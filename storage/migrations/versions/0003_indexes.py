@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
 
 revision = "0003"
 down_revision = "0002"
@@ -30,13 +30,14 @@ INDEXES: list[tuple[str, str, list[str], dict[str, Any]]] = [
 
 
 def upgrade() -> None:
-    # PostgreSQL makes an index while others write only outside of a transaction; SQLite knows nothing of the kind.
-    sqlite = op.get_bind().dialect.name == "sqlite"
-    with nullcontext() if sqlite else op.get_context().autocommit_block():
+    # PostgreSQL makes an index while others write only outside of a transaction; SQLite knows nothing of the kind, and behind a pooler
+    # what the address says, such as search_path, holds in transactions only.
+    concurrently = op.get_bind().dialect.name != "sqlite" and not context.config.attributes["pooled"]
+    with op.get_context().autocommit_block() if concurrently else nullcontext():
         for name, table, columns, options in INDEXES:
             # One that was broken off stays behind, and is not used: https://www.postgresql.org/docs/current/sql-createindex.html
-            op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
-            op.create_index(name, table, columns, postgresql_concurrently=True, **options)
+            op.drop_index(name, table, if_exists=True, postgresql_concurrently=concurrently)
+            op.create_index(name, table, columns, postgresql_concurrently=concurrently, **options)
 
 
 def loses(_connection: sa.Connection) -> list[str]:
