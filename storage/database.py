@@ -10,6 +10,7 @@ import contextlib
 import os
 import shlex
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -38,6 +39,8 @@ STATEMENT_TIMEOUT = 10.0  # seconds
 READERS = 3  # threads; with one, a slow search would keep every list waiting
 WRITERS = 4  # threads on PostgreSQL; on SQLite only one can write
 WRITER_LOCK = 0x534D5450  # PostgreSQL's advisory lock that only one writer holds
+UPGRADE_LOCK = WRITER_LOCK + 1  # the one that only one upgrade holds
+UPGRADE_PAUSE = 0.2  # seconds between two tries to get it
 DEFAULT_URL = "sqlite:///smtp-bot.db"
 OLDEST_CODE = "oldest_code"  # the fact that says which code may work with this schema, by its own last migration
 
@@ -398,12 +401,10 @@ class Database:
         """
 
         def work(connection: Connection) -> None:
-            try:
-                _upgrade(connection, progress, self.pooled)
-            except Exception:
-                connection.rollback()
-                if _schema(connection) is not Schema.CURRENT:  # somebody else may have done it at the same time
-                    raise
+            # Who waits for a lock within a statement has a snapshot, for whose end an index that is made concurrently would wait.
+            while not self.sqlite and not self.pooled and not _upgrade_lock(connection):
+                time.sleep(UPGRADE_PAUSE)
+            _upgrade(connection, progress, self.pooled)
 
         await asyncio.to_thread(self.on_own_connection, work)
 
@@ -641,6 +642,13 @@ def _schema(connection: Connection) -> Schema:
         return Schema.OLD
     oldest = connection.execute(text("SELECT value FROM facts WHERE key = :key"), {"key": OLDEST_CODE}).scalar()
     return Schema.NEWER_OK if oldest is not None and head >= oldest else Schema.UNKNOWN
+
+
+def _upgrade_lock(connection: Connection) -> bool:
+    """Whether this session has it now; it is given back when the connection is closed."""
+    got = bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({UPGRADE_LOCK})").scalar())
+    connection.commit()
+    return got
 
 
 def _upgrade(connection: Connection, progress: Progress, pooled: bool) -> None:
