@@ -404,7 +404,8 @@ class Database:
             # Who waits for a lock within a statement has a snapshot, for whose end an index that is made concurrently would wait.
             while not self.sqlite and not self.pooled and not _upgrade_lock(connection):
                 time.sleep(UPGRADE_PAUSE)
-            _upgrade(connection, progress, self.pooled)
+            with _alembic:
+                _upgrade(connection, progress, self.pooled)
 
         await asyncio.to_thread(self.on_own_connection, work)
 
@@ -414,7 +415,12 @@ class Database:
         Raises:
             WouldLose: nothing was changed. Unusable: the database cannot be used, and why.
         """
-        return await asyncio.to_thread(self.on_own_connection, _downgrade)
+
+        def work(connection: Connection) -> tuple[str, str]:
+            with _alembic:
+                return _downgrade(connection)
+
+        return await asyncio.to_thread(self.on_own_connection, work)
 
     def on_own_connection(self, function: Callable[[Connection], T], make: bool = True, isolated: bool = False) -> T:
         """Runs a function in the caller's thread, without the time limits of serving: a migration of a large store takes its time.
@@ -621,6 +627,10 @@ def _prepare_sqlite(engine: Engine, synchronous: str, begin: str | None = None) 
 
     if begin is not None:
         _begin_with(engine, [begin])
+
+
+_alembic = threading.Lock()
+"""Its `op` and `context` are one for the whole process."""
 
 
 def _config() -> Config:
