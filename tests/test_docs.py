@@ -1,5 +1,6 @@
 """The pages: each command line in them is one that the program takes, or is marked as not run."""
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer._click.exceptions import MissingParameter
 
 from bot.cli import cli
 
@@ -44,7 +46,8 @@ def test_every_command_line_is_taken_or_marked(page: str) -> None:
                 takes(line)
     for line in INLINE.findall(text):
         if not re.search(r"--(version|help|install-completion)", line):
-            takes(re.sub(r"\b(SLUG|USERNAME|U…)\b", "u", line))
+            with contextlib.suppress(MissingParameter):  # a command is named there, without what it is given
+                takes(line)
 
 
 def test_a_wrong_line_is_noticed() -> None:
