@@ -5,49 +5,63 @@ Exit status: 0, 1 (refused or failed), 2 (usage). What an operator does is in th
 
 import asyncio
 import contextlib
+import csv
 import json
 import os
 import pwd
 import re
 import sys
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
+from sqlalchemy import select
 
 from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import TROUBLES, sentence
-from storage import audit, credentials, grants, listing, policy, replay, workspaces
+from storage import audit, credentials, grants, leaks, lifecycle, listing, passwords, policy, replay, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database, OutcomeUnknown, StaleWal, Unavailable
+from storage.connecting import Unusable
+from storage.copy import copy
+from storage.database import Database, OutcomeUnknown, Transaction, Unavailable, WouldLose
 from storage.journal import Back, Journal, Mark, Memory
 from storage.journal import State as JournalState
+from storage.leaks import Standing
 from storage.listing import Order
-from storage.models import AuditEvent, Listed, Workspace
+from storage.models import CREDENTIALS, AuditEvent, Credential, Listed, State, Workspace
+from storage.passwords import Hasher, Style
 from storage.past import Past
 from storage.policy import Policy
 from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
 from storage.typed import TEXT_MAX
 from storage.typed import read as read_typed
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+cli = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 db_cli = typer.Typer(no_args_is_help=True, help="The database.")
 workspace_cli = typer.Typer(no_args_is_help=True, help="Mail workspaces.")
 channel_cli = typer.Typer(no_args_is_help=True, help="Channels and the workspaces they manage.")
 audit_cli = typer.Typer(invoke_without_command=True, help="The audit log, newest first.")
+access_cli = typer.Typer(no_args_is_help=True, help="Who has which role.")
 cli.add_typer(db_cli, name="db")
 cli.add_typer(workspace_cli, name="workspace")
 cli.add_typer(channel_cli, name="channel")
 cli.add_typer(audit_cli, name="audit")
+cli.add_typer(access_cli, name="access")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Comma-separated, for a spreadsheet.")]
+Reason = Annotated[str | None, typer.Option(help="Kept in the audit log.")]
+Slug = Annotated[str | None, typer.Argument(help="A workspace.")]
+All = Annotated[bool, typer.Option("--all", help="In all workspaces.")]
+Texts = Annotated[list[str], typer.Argument(metavar="USERNAME...", help="Usernames, or text with some in it; - reads standard input.")]
 ROWS = 500
 SLUGS_NAMED = 10
 LINE_MAX = 10_000  # characters of a log's line that are read
@@ -107,14 +121,44 @@ def settings() -> Settings:
     return read
 
 
-def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]]) -> None:
-    """Runs one command on the store; a refusal becomes a sentence and exit status 1."""
+def heading(*columns: tuple[str, int]) -> None:
+    """The titles of a table's columns with their widths; only for a person at a terminal."""
+    if sys.stdout.isatty():
+        typer.secho(" ".join(f"{title:<{width}}" for title, width in columns), bold=True)
+
+
+def one_or_all(slug: str | None, everywhere: bool) -> None:
+    """All workspaces must be asked for: a slug that was forgotten is a mistake."""
+    if (slug is None) is not everywhere:
+        raise typer.BadParameter("name one workspace, or say --all", param_hint="SLUG")
+
+
+def text_of(given: Sequence[str]) -> list[str]:
+    """The arguments, with what standard input holds in the place of `-`."""
+    return [sys.stdin.read(TEXT_MAX) if one == "-" else one for one in given]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Comma-separated. What a spreadsheet would take for a formula begins with an apostrophe."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = ["" if cell is None else cell.isoformat() if isinstance(cell, datetime) else str(cell) for cell in row]
+        writer.writerow([f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells])
+
+
+def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]], make: bool = False) -> None:
+    """Runs one command on the store; a refusal becomes a sentence and exit status 1.
+
+    Args:
+        make: whether an SQLite file that is not there is made.
+    """
     from bot.run import StartError, open_database
 
     read = settings()
 
     async def run() -> None:
-        db = await open_database(read)
+        db = await open_database(read, make=make)
         try:
             known = await db.read(workspaces.installation)
             past = Past(db, Journal(read.journal, create=False), "shell")  # the bot makes it, so that it is the bot's to write
@@ -175,6 +219,7 @@ def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes th
         process.run(
             server.AuthdConfig(
                 database_url=read.database_url.get_secret_value(),
+                pooled=read.database_pooler == "transaction",
                 auth=read.authd_listen,
                 policy=read.policy_listen,
                 http=read.authd_http,
@@ -211,35 +256,89 @@ def manifest() -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """Checks every setting, the tokens, the scopes and the database, and says what to do about each that is wrong."""
+def doctor(as_json: Json = False) -> None:
+    """Checks settings, Slack, the database, mail and the clocks, and says what to do about each that is wrong."""
     from bot import doctor as checks
 
-    if not asyncio.run(checks.examine(typer.echo)):
+    log.configure("WARNING", "console")
+
+    def tell(finding: checks.Finding) -> None:
+        colour = {"wrong": typer.colors.RED, "note": typer.colors.YELLOW, "ok": typer.colors.GREEN}[finding.level]
+        word = typer.style(f"{'WRONG' if finding.level == 'wrong' else finding.level:<6}", fg=colour)
+        typer.echo(json.dumps(finding.__dict__) if as_json else f"{word} {finding.what}{' ' * bool(finding.fix)}{finding.fix}")
+
+    if not asyncio.run(checks.examine(tell)):
         raise typer.Exit(1)
 
 
 @db_cli.command("upgrade")
 def db_upgrade() -> None:
-    """Brings the database's schema up to date."""
-    read = settings()
+    """Brings the database's schema up to date. An older release goes on beside it, unless the steps say otherwise."""
 
-    async def work() -> None:
-        db = Database(read.database_url.get_secret_value())
+    async def work(db: Database) -> None:
+        await db.upgrade(typer.echo)
+        typer.echo("The database is up to date.")
+
+    _on_database(work)
+
+
+@db_cli.command("downgrade")
+def db_downgrade() -> None:
+    """Takes the last step of the schema back, if nothing is lost by it."""
+
+    async def work(db: Database) -> None:
+        undone, now = await db.downgrade()
+        typer.echo(f"Step {undone} is taken back; the last one is {now}. Start the release that has it as its last one.")
+
+    _on_database(work)
+
+
+@db_cli.command("copy")
+def db_copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="An address as in DATABASE_URL. Stop what writes to it first.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="An empty one. A password belongs in ~/.pgpass: others see this line.")],
+) -> None:
+    """Copies a whole store, also from SQLite to PostgreSQL and back: all of it, or nothing."""
+
+    async def work(db: Database) -> None:
         try:
-            await db.upgrade()
+            into = Database(target)
+        except ValueError as error:
+            fail(f"TO: {error}")
+        try:
+            schema = await db.schema(make=False)
+            if not schema.serves:
+                fail("FROM: its schema is not this release's. Run smtp-bot db upgrade there first.")
+            await into.upgrade()
+            for name, count in (await copy(db, into, typer.echo)).items():
+                typer.echo(f"{count:>9} {name}")
+            typer.echo("Copied, counted and verified. Set DATABASE_URL to the new one, and start.")
+        finally:
+            await into.close()
+
+    _on_database(work, source)
+
+
+def _on_database(work: Callable[[Database], Coroutine[Any, Any, None]], url: str | None = None) -> None:
+    """Runs what is about the database itself: that of DATABASE_URL, or another."""
+    read = settings()
+    try:
+        db = Database(url or read.database_url.get_secret_value(), pooled=url is None and read.database_pooler == "transaction")
+    except ValueError as error:
+        fail(f"FROM: {error}")
+
+    async def run() -> None:
+        try:
+            await work(db)
         finally:
             await db.close()
 
     try:
-        asyncio.run(work())
-    except StaleWal as error:
-        fail(str(error))
-    except Exception as error:
-        fail(
-            f"DATABASE_URL: the database was not brought up to date ({type(error).__name__}). Check that it runs and what you may do there."
-        )
-    typer.echo("The database is up to date.")
+        asyncio.run(run())
+    except Unusable as error:
+        fail(f"{'DATABASE_URL' if url is None else 'Not copied'}: {error}")
+    except WouldLose as error:
+        fail("Nothing was changed. Going back would lose:\n" + "\n".join(f"  {one}" for one in error.lost) + "\nRestore a backup instead.")
 
 
 @db_cli.command("replay")
@@ -300,6 +399,28 @@ def workspace_add(slug: str, name: Annotated[str | None, typer.Argument()] = Non
         made = await shell.db.change(workspaces.add, shell.origin, slug, name)
         typer.echo(f"Made the workspace {made.slug} ({made.name}).")
 
+    with_store(work, make=True)
+
+
+@workspace_cli.command("rename")
+def workspace_rename(slug: str, name: str) -> None:
+    """Changes the name that people read. The slug and the usernames stay."""
+
+    async def work(shell: Shell) -> None:
+        renamed = await shell.db.change(workspaces.rename, shell.origin, (await shell.workspace(slug)).id, name)
+        typer.echo(f"{renamed.slug} is called {renamed.name}.")
+
+    with_store(work)
+
+
+@workspace_cli.command("delete")
+def workspace_delete(slug: str) -> None:
+    """Removes a workspace that has no credentials, channels or roles."""
+
+    async def work(shell: Shell) -> None:
+        removed = await shell.db.change(workspaces.remove, shell.origin, (await shell.workspace(slug)).id)
+        typer.echo(f"Removed the workspace {removed.slug}.")
+
     with_store(work)
 
 
@@ -351,8 +472,7 @@ def workspace_policy(
 @channel_cli.command("map")
 def channel_map(channel: str, slug: str) -> None:
     """Connects a Slack channel (its id, C…) to a workspace."""
-    if channel[:1] not in ("C", "G") or not channel.isalnum() or not channel.isupper():
-        raise typer.BadParameter("a channel id looks like C0123ABCDEF (channel details, at the bottom)", param_hint="CHANNEL")
+    _check_channel(channel)
 
     async def work(shell: Shell) -> None:
         workspace = await shell.workspace(slug)
@@ -362,17 +482,74 @@ def channel_map(channel: str, slug: str) -> None:
     with_store(work)
 
 
+@channel_cli.command("unmap")
+def channel_unmap(channel: str) -> None:
+    """Takes the connection of a Slack channel (its id, C…) away."""
+    _check_channel(channel)
+
+    async def work(shell: Shell) -> None:
+        workspace = await shell.db.change(workspaces.unmap_channel, shell.origin, shell.needs_team(), channel)
+        typer.echo(f"{channel} no longer manages {workspace.slug}.")
+
+    with_store(work)
+
+
+def _check_channel(channel: str) -> None:
+    if channel[:1] not in ("C", "G") or not channel.isalnum() or not channel.isupper():
+        raise typer.BadParameter("a channel id looks like C0123ABCDEF (channel details, at the bottom)", param_hint="CHANNEL")
+
+
 @cli.command()
-def grant(principal: str, role: Role, slug: Annotated[str | None, typer.Argument()] = None) -> None:
+def grant(principal: str, role: Role, slug: Slug = None, everywhere: All = False) -> None:
     """Gives a Slack user (U…) or user group (S…) a role in a workspace, or in all of them."""
+    _check_principal(principal)
+    one_or_all(slug, everywhere)
+
+    async def work(shell: Shell) -> None:
+        where = (await shell.workspace(slug)).id if slug else None
+        await shell.db.change(grants.grant, shell.origin, shell.needs_team(), principal, role, where)
+        typer.echo(f"{principal} is {role.value} of {slug or 'all workspaces'}.")
+
+    with_store(work)
+
+
+@cli.command()
+def ungrant(principal: str, slug: Slug = None, everywhere: All = False) -> None:
+    """Takes the role away that a Slack user (U…) or user group (S…) was given in a workspace, or the one for all of them."""
+    _check_principal(principal)
+    one_or_all(slug, everywhere)
+
+    async def work(shell: Shell) -> None:
+        where = (await shell.workspace(slug)).id if slug else None
+        held = await shell.db.read(grants.held, shell.needs_team(), principal, where)
+        await shell.db.change(grants.remove, shell.origin, held.id)
+        typer.echo(f"{principal} is no longer {held.role} of {slug or 'all workspaces'}.")
+
+    with_store(work)
+
+
+def _check_principal(principal: str) -> None:
     if not grants.PRINCIPAL.fullmatch(principal):
         raise typer.BadParameter("a Slack user id (U…) or user group id (S…)", param_hint="PRINCIPAL")
 
+
+@access_cli.command("review")
+def access_review(as_csv: Csv = False) -> None:
+    """Lists every role, who gave it and when, and when a person last did something; for a review of access."""
+
     async def work(shell: Shell) -> None:
-        workspace = await shell.workspace(slug) if slug else None
-        where = workspace.id if workspace else None
-        await shell.db.change(grants.grant, shell.origin, shell.needs_team(), principal, role, where)
-        typer.echo(f"{principal} is {role.value} of {slug or 'all workspaces'}.")
+        found = [
+            (slug or "(all)", held.role, held.principal, held.granted_at, held.granted_by, last)
+            for held, slug, last in await shell.db.read(grants.review)
+        ]
+        owners = [("(all)", "owner", owner, None, "BOT_OWNERS", None) for owner in sorted(settings().bot_owners)]
+        if as_csv:
+            table(("workspace", "role", "principal", "granted_at", "granted_by", "last_active_at"), [*owners, *found])
+            return
+        heading(("WORKSPACE", 16), ("ROLE", 10), ("WHO", 14), ("SINCE", 10), ("GIVEN BY", 16), ("LAST ACTIVE", 11))
+        for slug, role, principal, since, by, last in [*owners, *found]:
+            when = f"{since:%Y-%m-%d}" if since else ""
+            typer.echo(f"{slug:<16} {role:<10} {principal:<14} {when:<10} {by:<16} {f'{last:%Y-%m-%d}' if last else '-'}")
 
     with_store(work)
 
@@ -383,6 +560,8 @@ def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_js
 
     async def work(shell: Shell) -> None:
         chosen = [await shell.workspace(slug)] if slug else await shell.db.read(workspaces.all_of_them)
+        if not as_json:
+            heading(("WORKSPACE", 16), ("USERNAME", 27), ("CREATED", 17), ("LAST USED", 16), ("STATE", 9), ("NAME", 4))
         for workspace in chosen:
             page = await shell.db.read(listing.page, workspace, Order.OLDEST, size=ROWS)
             while True:
@@ -396,35 +575,178 @@ def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_js
 
 
 @cli.command()
-def revoke(
-    usernames: Annotated[list[str], typer.Argument(metavar="USERNAME...", help="Also pasted as in a log; - reads standard input.")],
-    reason: Annotated[str | None, typer.Option(help="Kept in the audit log.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Deletes credentials at once, in whatever workspace they are."""
-
-    text = " ".join(sys.stdin.read(TEXT_MAX) if one == "-" else one for one in usernames)
-    named = read_typed(text).usernames
-    if not named:
-        fail("There is no username in that. They look like smtp-acme-7k2m9x4q.")
+def export(slug: Slug = None, everywhere: All = False, as_csv: Csv = False) -> None:
+    """Writes down every credential, deleted ones too, without anything secret: JSON lines, or --csv."""
+    one_or_all(slug, everywhere)
 
     async def work(shell: Shell) -> None:
-        failed = False
-        for username in named:
+        chosen = [await shell.workspace(slug)] if slug else await shell.db.read(workspaces.all_of_them)
+        first = True
+        for workspace in chosen:
+            after = ""
+            while some := await shell.db.read(_exported, workspace.id, after):
+                after = some[-1].id
+                rows = [_whole(one, workspace) for one in some]
+                if as_csv:
+                    table(list(rows[0]) if first else [], [list(row.values()) for row in rows])
+                else:
+                    typer.echo("\n".join(json.dumps(row) for row in rows))
+                first = False
+
+    with_store(work)
+
+
+def _exported(tx: Transaction, workspace_id: int, after: str) -> list[Credential]:
+    query = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace_id, CREDENTIALS.c.id > after)
+    return credentials.rows(tx, query.order_by(CREDENTIALS.c.id).limit(ROWS))
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What an operator's text names: the credentials, with what a password of theirs is worth, and the words that name none."""
+
+    found: list[tuple[Credential, Standing | None]]
+    unknown: list[str]
+
+
+async def meant(shell: Shell, given: Sequence[str]) -> Meant:
+    """The credentials whose username or password stands in the texts, each once."""
+    found: dict[str, tuple[Credential, Standing | None]] = {}
+    unknown = []
+    hasher = Hasher(threads=1)
+    resolver = leaks.Resolver(shell.db, hasher)
+    try:
+        for text in text_of(given):
+            said = read_typed(text)
+            for username in said.usernames:
+                credential = await shell.db.read(listing.by_username, username)
+                if credential is None:
+                    unknown.append(username)
+                else:
+                    found.setdefault(credential.id, (credential, None))
+            for parsed in said.passwords:
+                belongs = await resolver.resolve([parsed])
+                if not belongs:
+                    unknown.append("a password of nobody's")
+                found |= {credential.id: (credential, standing) for credential, standing in belongs}
+            if not said.usernames and not said.passwords:
+                unknown.append(said.words[:40] if len(text) < 200 and "\n" not in text else "the text")
+    finally:
+        hasher.close()
+    return Meant(list(found.values()), unknown)
+
+
+def each(
+    given: Sequence[str], as_json: bool, done: str, change: Callable[[Transaction, Origin, str], tuple[Credential, Workspace]]
+) -> None:
+    """Does the same to every credential that is meant, each in a transaction of its own. Exit status 1 when one was not done."""
+
+    async def work(shell: Shell) -> None:
+        named = await meant(shell, given)
+        failed = bool(named.unknown)
+        for word in named.unknown:
+            result = {"username": word, done: False, "cause": NoSuchCredential.cause}
+            typer.echo(json.dumps(result) if as_json else f"{word}: No credential has that username.", err=not as_json)
+        for one, _ in named.found:
             try:
-                found = await shell.db.read(listing.by_username, username)
-                if found is None:
-                    raise NoSuchCredential(username)
-                deleted, workspace = await shell.db.change(credentials.delete, shell.origin, found.id, reason)
+                credential, workspace = await shell.db.change(change, shell.origin, one.id)
             except Refusal as refusal:
                 failed = True
-                said = "No credential has that username." if isinstance(refusal, NoSuchCredential) else flat(sentence(refusal, "/smtp"))
-                result = {"username": username, "revoked": False, "cause": refusal.cause}
-                typer.echo(json.dumps(result) if as_json else f"{username}: {said}", err=not as_json)
+                result = {"username": one.username, done: False, "cause": refusal.cause}
+                said = json.dumps(result) if as_json else f"{one.username}: {flat(sentence(refusal, '/smtp'))}"
+                typer.echo(said, err=not as_json)
             else:
-                result = {"username": deleted.username, "revoked": True, "workspace": workspace.slug}
-                typer.echo(json.dumps(result) if as_json else f"{deleted.username}: revoked ({deleted.name}, {workspace.slug})")
+                result = {"username": credential.username, done: True, "workspace": workspace.slug}
+                typer.echo(json.dumps(result) if as_json else f"{credential.username}: {done} ({credential.name}, {workspace.slug})")
         if failed:
+            raise typer.Exit(1)
+
+    with_store(work)
+
+
+@cli.command()
+def revoke(usernames: Texts, reason: Reason = None, as_json: Json = False) -> None:
+    """Deletes credentials at once and for ever, in whatever workspace they are."""
+    each(usernames, as_json, "revoked", lambda tx, origin, key: credentials.delete(tx, origin, key, reason))
+
+
+@cli.command()
+def suspend(usernames: Texts, reason: Reason = None, as_json: Json = False) -> None:
+    """Lets credentials log in no more until they are resumed."""
+    each(usernames, as_json, "suspended", lambda tx, origin, key: lifecycle.suspend(tx, origin, key, reason))
+
+
+@cli.command()
+def resume(usernames: Texts, as_json: Json = False) -> None:
+    """Lets suspended credentials log in again, with the password they have."""
+    each(usernames, as_json, "resumed", lifecycle.resume)
+
+
+@cli.command()
+def rotate(
+    username: str,
+    old_works: Annotated[int, typer.Option(metavar="HOURS", min=0, max=24 * 30, help="How long the old password goes on.")] = 24,
+    to_pipe: Annotated[bool, typer.Option("--to-pipe", help="Print the password, and nothing else, where it is no terminal.")] = False,
+) -> None:
+    """Makes a new password for the same username, and prints it once. What leaked is revoked, not rotated."""
+    if not sys.stdout.isatty() and not to_pipe:
+        raise typer.BadParameter("the password would go into a file or a pipe; say --to-pipe if it is to", param_hint="--to-pipe")
+    read = settings()
+
+    async def work(shell: Shell) -> None:
+        named = await meant(shell, [username])
+        if len(named.found) != 1:
+            raise NoSuchCredential(username)
+        [(one, _)] = named.found
+        key = f"{shell.origin.actor.user} {passwords.new_id()}"
+        mark = lifecycle.rotation_mark(one)
+        credential, _ = await shell.db.change(lifecycle.begin_rotation, shell.origin, one.id, None, key, mark)
+        password = passwords.generate(one.id, Style.DEVICE if one.device else Style.STANDARD)
+        hasher = Hasher(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism, threads=1)
+        try:
+            phc = await hasher.hash(password)
+            typer.echo(password if to_pipe else f"New password of {credential.username}, shown this once: {password}")
+            sys.stdout.flush()
+        except OSError:
+            await shell.db.change(lifecycle.cancel_rotation, shell.origin, one.id, key, "not printed")
+            fail("The password could not be printed, so nothing changed.")
+        finally:
+            hasher.close()
+        until = timedelta(hours=old_works) if old_works else None
+        try:
+            await shell.db.change(lifecycle.finish_rotation, shell.origin, one.id, key, phc, passwords.tag(password), until, one.device)
+        except BaseException:
+            typer.echo("Do not use that password yet: see below.", err=True)
+            raise
+        typer.echo(f"It works. The old one {f'goes on for {old_works} hours' if until else 'no longer does'}.", err=True)
+
+    with_store(work)
+
+
+@cli.command()
+def whois(
+    text: Annotated[list[str], typer.Argument(help="A username, or a line of a log; - reads standard input, best for a password.")],
+    as_json: Json = False,
+) -> None:
+    """Says whose a username or a password is, wherever it stands in the text."""
+
+    async def work(shell: Shell) -> None:
+        named = await meant(shell, text)
+        slugs = {one.id: one for one in await shell.db.read(workspaces.all_of_them)}
+        for credential, standing in named.found:
+            row = _whole(credential, slugs[credential.workspace_id]) | ({"password": standing.value} if standing else {})
+            if as_json:
+                typer.echo(json.dumps(row))
+                continue
+            typer.secho(credential.username, bold=True)
+            for title, value in row.items():
+                if value is not None and title != "username":
+                    typer.echo(f"  {title:<18} {value}")
+            if standing in (Standing.LIVE, Standing.PREVIOUS):
+                typer.secho(f"  You gave its password, which works: smtp-bot revoke {credential.username}", fg=typer.colors.RED)
+        for word in named.unknown:
+            typer.echo(f"{word}: No credential has that username.", err=True)
+        if not named.found:
             raise typer.Exit(1)
 
     with_store(work)
@@ -441,6 +763,8 @@ def audit_latest(
         return
 
     async def work(shell: Shell) -> None:
+        if not as_json:
+            heading(("EVENT", 8), ("WHEN (UTC)", 19), ("WHO", 16), ("WHAT", 18), ("OUTCOME", 8), ("ABOUT", 5))
         for event in await shell.db.read(audit.latest, None, about, limit=limit):
             typer.echo(json.dumps(_event(event)) if as_json else _event_line(event))
 
@@ -539,7 +863,7 @@ def _write_state(path: Path, head: audit.Head) -> None:
         fail(f"{path}: it can't be written ({error.strerror}). The rows up to {head.event} were exported.")
 
 
-def _credential(row: Listed, workspace: Workspace) -> dict[str, Any]:
+def _credential(row: Listed | Credential, workspace: Workspace) -> dict[str, Any]:
     return {
         "workspace": workspace.slug,
         "name": row.name,
@@ -547,6 +871,7 @@ def _credential(row: Listed, workspace: Workspace) -> dict[str, Any]:
         "state": row.state,
         "created_at": row.created_at.isoformat(),
         "created_by": row.created_by,
+        "owner": row.owner,
         "last_used_at": row.last_used_at.isoformat() if row.last_used_at else None,
         "last_used_from": row.last_used_from,
         "last_used_service": row.last_used_service,
@@ -554,9 +879,15 @@ def _credential(row: Listed, workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def _whole(row: Credential, workspace: Workspace) -> dict[str, Any]:
+    deleted_at = row.deleted_at.isoformat() if row.deleted_at else None
+    return _credential(row, workspace) | {"device": row.device, "deleted_at": deleted_at, "deleted_by": row.deleted_by}
+
+
 def _credential_line(row: Listed, workspace: Workspace) -> str:
     used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
-    return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16}  {row.name}"
+    state = typer.style(f"{row.state:<9}", fg=typer.colors.YELLOW if row.state == State.SUSPENDED else None)
+    return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16} {state} {row.name}"
 
 
 def _event(event: AuditEvent) -> dict[str, Any]:

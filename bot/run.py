@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from aiohttp import ClientSession
+from prometheus_client import Counter, Gauge
 from starlette.applications import Starlette
 
 from bot import app, health, past, server, sweep, web
@@ -29,7 +29,8 @@ from bot.settings import Settings
 from bot.slack import Away, Installation, Ok, Refused, Reply, Slack
 from bot.socket_mode import SocketMode, pauses
 from storage import workspaces
-from storage.database import Clock, Database, Schema, StaleWal, Unavailable, utc_now
+from storage.connecting import Unusable
+from storage.database import Clock, Database, Schema, Unavailable, utc_now
 from storage.journal import Journal
 from storage.passwords import Hasher
 from storage.past import Past
@@ -52,7 +53,15 @@ WRONG_TOKEN = (
     "ekm_access_denied",
 )
 
+SCHEMAS = {
+    Schema.EMPTY: "the database is empty. Run: smtp-bot db upgrade",
+    Schema.OLD: "the database's schema is out of date. Run: smtp-bot db upgrade",
+    Schema.UNKNOWN: "the database was made by a newer release, beside which this one must not run. Install that release.",
+}
+
 log = structlog.get_logger(__name__)
+slack_connected = Gauge("smtp_bot_slack_connected", "1 while Slack can reach the bot: over the WebSocket, or by HTTP once it serves")
+database_errors = Counter("smtp_bot_database_errors_total", "What the database was asked and did not do", ["trouble"])
 T = TypeVar("T")
 
 
@@ -64,35 +73,30 @@ class NotYet(StartError):
     """It cannot start now; it may be different in a moment."""
 
 
-async def open_database(settings: Settings, clock: Clock = utc_now) -> Database:
+async def open_database(settings: Settings, clock: Clock = utc_now, make: bool = True) -> Database:
     """Connects to the store. SQLite is brought up to date; PostgreSQL must be already.
 
+    Args:
+        make: whether an SQLite file that is not there is made.
+
     Raises:
-        NotYet: no connection.
-        StartError: no folder, a schema of another release, or a restored SQLite file beside an old `-wal`.
+        NotYet: it cannot be used now.
+        StartError: it cannot be used until somebody changes something, or its schema is of another release.
     """
-    db = Database(settings.database_url.get_secret_value(), clock)
-    if db.sqlite and not Path(db.url.database or "").parent.is_dir():
-        raise StartError("DATABASE_URL: the folder of the SQLite file is not there. Make it, or correct the path.")
+    db = Database(settings.database_url.get_secret_value(), clock, pooled=settings.database_pooler == "transaction")
     try:
-        schema = await db.schema()
-        if db.sqlite and schema in (Schema.EMPTY, Schema.OLD):
+        schema = await db.schema(make)
+        if db.sqlite and (schema is Schema.OLD or (schema is Schema.EMPTY and make)):
             await db.upgrade()
             schema = Schema.CURRENT
-    except StaleWal as error:
+        if not schema.serves:
+            raise StartError(f"DATABASE_URL: {SCHEMAS[schema]}")
+    except Unusable as error:
         await db.close()
-        raise StartError(str(error)) from None
-    except Exception as error:
-        await db.close()
-        raise NotYet(f"DATABASE_URL: the database does not answer ({type(error).__name__}). Check that it runs.") from None
+        raise (NotYet if error.passes else StartError)(f"DATABASE_URL: {error}") from None
     except BaseException:
         await db.close()
         raise
-    if schema is not Schema.CURRENT:
-        await db.close()
-        if schema is Schema.UNKNOWN:
-            raise StartError("DATABASE_URL: the database was made by a newer release. Install that release.")
-        raise StartError("DATABASE_URL: the database's schema is out of date. Run: smtp-bot db upgrade")
     return db
 
 
@@ -144,6 +148,7 @@ class Bot:
         try:
             self._listen()
             db = await self._insist(lambda: open_database(settings, self._clock))
+            db.failed = lambda trouble: database_errors.labels(trouble.value).inc()
             self._stack.push_async_callback(db.close)
             self._stack.push_async_callback(self._health.close)
             self._health.watch(db)
@@ -157,6 +162,7 @@ class Bot:
             if settings.mode == "socket":
                 await self._open_socket(bolt, db)
             else:
+                slack_connected.set_function(lambda: 1.0)
                 self._gate.guard = web.Guard(bolt, db, self.settings.signing_secrets, lambda: self._clock().timestamp())
             watching = past.watch(self.services)
             for forever in (sweep.forever(self.services), self.errands.forever(), following.forever(), watching):
@@ -170,6 +176,7 @@ class Bot:
     async def stop(self) -> None:
         """Takes nothing new, acknowledges what was taken, finishes what goes on after it, and closes."""
         self._health.waiting = "stopping"
+        slack_connected.set_function(lambda: 0.0)
         until = time.monotonic() + self.limits.stop
         if self._front is not None:
             await self._front.close()
@@ -244,6 +251,7 @@ class Bot:
         self._health.waiting = "starting: the Socket Mode connection to Slack is not open yet"
         await self._socket.start()
         self._health.add(self._connected)
+        slack_connected.set_function(lambda: float(self._connected() is None))
 
     def _connected(self) -> str | None:
         return None if self._socket is None or self._socket.connected else "not connected to Slack"

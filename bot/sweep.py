@@ -2,26 +2,39 @@
 
 import asyncio
 import contextlib
+import time
+from datetime import timedelta
 
 import structlog
+from prometheus_client import Gauge
 
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok
-from storage import credentials, errands, lifecycle, owners, posted, seen, tidy
+from storage import audit, credentials, errands, lifecycle, owners, posted, seen, tidy
 from storage.access import Actor
-from storage.audit import Origin, Surface
+from storage.audit import Head, Origin, Surface
+from storage.figures import figures
 from storage.refusals import NotDue
 
 INTERVAL = 60  # seconds
+VERIFIED_AT_START = 10_000  # audit rows, the last ones
 
 log = structlog.get_logger(__name__)
+last_sweep = Gauge("smtp_bot_last_sweep_timestamp_seconds", "When the last sweep that went well ended")
+verified = Gauge("smtp_bot_chain_verified_event", "The audit row up to which the chain of hashes was followed")
+by_state = Gauge("smtp_bot_credentials", "Credentials that are not deleted", ["state"])
+expiring = Gauge("smtp_bot_credentials_expiring", "Live credentials that expire within a week")
+never_used = Gauge("smtp_bot_credentials_never_used", "Live credentials older than BOT_UNUSED_DAYS that nothing ever logged in with")
 
 
 async def forever(services: Services) -> None:
+    followed: Head | None = None
     while True:
         try:
             await once(services)
+            followed = await measure(services, followed)
+            last_sweep.set(time.time())
         except Exception as error:
             log.error("sweep failed", error=describe(error))
         await asyncio.sleep(INTERVAL)
@@ -61,3 +74,22 @@ async def look_after_owners(services: Services, by_sweep: Origin) -> None:
                 await services.db.change(owners.left, by_sweep, services.team, person)
             case Away():
                 return
+
+
+async def measure(services: Services, followed: Head | None) -> Head | None:
+    """Sets the metrics of the store, and follows the audit chain from where it was followed to before.
+
+    Returns:
+        Where the chain was followed to now; a row that is not what was written keeps it from going on.
+    """
+    now = await services.db.read(figures, timedelta(days=services.settings.bot_unused_days))
+    for state, count in now.states.items():
+        by_state.labels(state.value).set(count)
+    expiring.set(now.expiring)
+    never_used.set(now.never_used)
+    verdict = await services.db.read(audit.verify, followed, None if followed else VERIFIED_AT_START)
+    if verdict.broken is not None or verdict.head is None:
+        log.error("the audit log is not what was written: smtp-bot audit verify", row=verdict.broken)
+        return followed
+    verified.set(verdict.head.event)
+    return verdict.head

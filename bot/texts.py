@@ -63,6 +63,7 @@ from storage.refusals import (
     TooManyReports,
     WebhookInvalid,
     WebhookProblem,
+    WorkspaceNotEmpty,
     WorkspaceSuspended,
 )
 
@@ -227,6 +228,14 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return ["Use 1 to 32 of a-z, 0-9 and hyphen, and start with a letter or a digit."]
         case SlugTaken():
             return [f'There already is a workspace "{refusal.slug}". Choose another short name.']
+        case WorkspaceNotEmpty():
+            if refusal.credentials:
+                return [
+                    bold(refusal.name),
+                    " has or had credentials, and their usernames are never used again, so it stays. Rename it instead.",
+                ]
+            what = " and ".join([*(["channels"] if refusal.channels else []), *(["roles"] if refusal.grants else [])])
+            return [bold(refusal.name), f" still has {what}. Remove them first."]
         case NoSuchWorkspace():
             if refusal.slug:
                 known = f" You have: {', '.join(refusal.known)}." if refusal.known else ""

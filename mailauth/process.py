@@ -24,7 +24,8 @@ from mailauth.server import AuthdConfig, Server, connection_limit
 from mailauth.sessions import Sessions, shared_memory
 from mailauth.sockets import AUTH, HTTP, POLICY, ListenError, handed_in, listen
 from mailauth.verifier import Verifier
-from storage.database import Database, Schema, StaleWal, parse_url
+from storage.connecting import Unusable
+from storage.database import Database, Schema, parse_url
 from storage.journal import Journal
 from storage.passwords import Hasher
 
@@ -236,7 +237,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets, sessions: Se
     loop.add_reader(0, _parent_gone, end)
     os.set_blocking(1, False)
 
-    db = Database(_existing(config.database_url))
+    db = Database(_existing(config.database_url), pooled=config.pooled)
     hasher = Hasher(*config.argon2)
     journal = Journal(config.journal) if config.journal else None
     verifier = Verifier(db, hasher, journal=journal, sessions=sessions, release=config.release)
@@ -294,11 +295,13 @@ async def what_is_wrong(db: Database) -> str | None:
     """Why log-ins cannot be answered; None when they can."""
     try:
         async with asyncio.timeout(5):
-            schema = await db.schema()
-    except StaleWal as error:
-        return str(error)
-    except Exception as error:
-        return f"DATABASE_URL: the database does not answer ({type(error).__name__})."
+            schema = await db.schema(make=False)
+    except Unusable as error:
+        return f"DATABASE_URL: {error}"
+    except TimeoutError:
+        return "DATABASE_URL: the database does not answer."
     if schema in (Schema.EMPTY, Schema.OLD):
         return "DATABASE_URL: the database's schema is out of date. Run: smtp-bot db upgrade"
+    if schema is Schema.UNKNOWN:
+        return "DATABASE_URL: the database was made by a newer release, beside which this one must not run. Install that release."
     return None

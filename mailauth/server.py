@@ -37,6 +37,8 @@ class AuthdConfig:
     """Where to listen (`unix:PATH` or `tcp:HOST:PORT`) and how to answer."""
 
     database_url: str
+    pooled: bool = False
+    """A pooler of transactions stands before PostgreSQL."""
     auth: str | None = None
     policy: str | None = None
     http: str | None = None

@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 answers = Counter("smtp_authd_answers_total", "Log-ins answered", ["answer", "why"])
 took = Histogram("smtp_authd_seconds", "From a log-in's arrival to its answer", buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3))
 waiting = Gauge("smtp_authd_argon2_waiting", "Argon2 computations that wait or run")
+heartbeat_age = Gauge("smtp_authd_heartbeat_age_seconds", "Since this process last wrote into the store that it lives")
+clock_skew = Gauge("smtp_authd_clock_skew_seconds", "How far this machine's clock is ahead of the database's")
 
 
 class Answer(StrEnum):
@@ -124,6 +126,8 @@ class Verifier:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.started_at = db.clock()
         self.past = Past(db, journal, f"authd {self.name}", self.process) if journal else None
+        self._beaten = monotonic()
+        heartbeat_age.set_function(lambda: self._now() - self._beaten)
 
     async def check(self, username: str, password: str, remote: str | None, service: str) -> Result:
         """Never raises what the database raises: that is "later".
@@ -143,7 +147,7 @@ class Verifier:
             workspace = known.workspace if known and answer is Answer.YES else None
         except Exception as error:
             answer, why, wrong = Answer.LATER, "database", type(error).__name__
-        answers.labels(answer, why).inc()
+        answers.labels(answer, why.replace("'", "").replace(" ", "_")).inc()
         took.observe(self._now() - started)
         wait = 0.0
         if answer is not Answer.YES and self._reporter.wanted(of, self._now()):
@@ -292,7 +296,9 @@ class Verifier:
             await self._ledger.write(wait=stopped)
         except Exception as error:
             failed = error
-        await self._db.note(logins.beat, self.process, self.name, self.started_at, stopped, self._release, self.ends_sessions)
+        skew = await self._db.note(logins.beat, self.process, self.name, self.started_at, stopped, self._release, self.ends_sessions)
+        self._beaten = self._now()
+        clock_skew.set(skew.total_seconds())
         if failed:
             raise failed
 

@@ -8,7 +8,9 @@ its `_Job` right before the commit keeps what it gave up from being committed.
 import asyncio
 import contextlib
 import os
+import shlex
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -17,18 +19,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import unquote
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from storage import connecting
+from storage.connecting import Unusable
 from storage.refusals import Refusal
 from storage.stale_wal import is_stale
 
@@ -37,7 +40,10 @@ STATEMENT_TIMEOUT = 10.0  # seconds
 READERS = 3  # threads; with one, a slow search would keep every list waiting
 WRITERS = 4  # threads on PostgreSQL; on SQLite only one can write
 WRITER_LOCK = 0x534D5450  # PostgreSQL's advisory lock that only one writer holds
+UPGRADE_LOCK = WRITER_LOCK + 1  # the one that only one upgrade holds
+UPGRADE_PAUSE = 0.2  # seconds between two tries to get it
 DEFAULT_URL = "sqlite:///smtp-bot.db"
+OLDEST_CODE = "oldest_code"  # the fact that says which code may work with this schema, by its own last migration
 
 Clock = Callable[[], datetime]
 P = ParamSpec("P")
@@ -75,12 +81,12 @@ class OutcomeUnknown(Exception):
     """The change may have been committed, or not: the answer to COMMIT was lost, or the caller's time was up while it was under way."""
 
 
-class StaleWal(Exception):
+class StaleWal(Unusable):
     """A backup was put in the place of an SQLite file whose `-wal` is still there. Nothing was opened; says what to do."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"DATABASE_URL: {path} is younger than {path}-wal and does not fit it, as after a restore, which opening both would undo. "
+            f"{path} is younger than {path}-wal and does not fit it, as after a restore, which opening both would undo. "
             f"Stop everything that uses it, remove {path}-wal and {path}-shm, and start again. If nothing was restored: touch {path}-wal"
         )
 
@@ -111,8 +117,30 @@ class Schema(StrEnum):
     CURRENT = "current"
     EMPTY = "empty"
     OLD = "old"
+    NEWER_OK = "newer_ok"
+    """Made by a newer release, which says that this one may still work with it."""
     UNKNOWN = "unknown"
-    """Made by a newer release than this one."""
+    """Made by a newer release, with which this one must not work."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether this release may work with it as it is."""
+        return self in (Schema.CURRENT, Schema.NEWER_OK)
+
+
+class WouldLose(Exception):
+    """A step back of the schema would lose data. `lost`: what, a line each."""
+
+    def __init__(self, lost: list[str]) -> None:
+        super().__init__(", ".join(lost))
+        self.lost = lost
+
+
+Progress = Callable[[str], None]
+
+
+def _silent(_step: str) -> None:
+    pass
 
 
 class Transaction:
@@ -185,9 +213,11 @@ class Database:
         url: see `parse_url`.
         clock: tells the time for all that is stored.
         readers: threads that read at once.
+        pooled: PgBouncer in transaction mode, or the like, stands before PostgreSQL: what holds for a session is said anew in each
+            transaction, and nothing is prepared.
     """
 
-    def __init__(self, url: str, clock: Clock = utc_now, readers: int = READERS) -> None:
+    def __init__(self, url: str, clock: Clock = utc_now, readers: int = READERS, pooled: bool = False) -> None:
         self.url = parse_url(url)
         self.clock = clock
         self.sqlite = self.url.get_backend_name() == "sqlite"
@@ -195,6 +225,9 @@ class Database:
         """Called on the event loop after a commit that left an errand."""
         self.changed: Callable[[], None] = lambda: None
         """Called on the event loop after each change's commit."""
+        self.failed: Callable[[Trouble], None] = lambda _trouble: None
+        """Called on a database thread when the database did not do what it was asked."""
+        self.pooled = pooled and not self.sqlite
         self._reading = self._lane("read", readers)
         self._writing = self._lane("change", 1 if self.sqlite else WRITERS)
         # What needs no durability (the memory of signatures, heartbeats) must not wait for the disk, nor for a change.
@@ -326,6 +359,7 @@ class Database:
         def run() -> T:
             job.check()
             if self._file is not None and _identity(self.url) != self._file:
+                self.failed(Trouble.REPLACED)
                 raise Unavailable(Trouble.REPLACED)
             try:
                 return work(job)
@@ -333,6 +367,7 @@ class Database:
                 trouble = _trouble(error)
                 if trouble is None:
                     raise
+                self.failed(trouble)
                 raise Unavailable(trouble) from None
 
         future = asyncio.get_running_loop().run_in_executor(lane.threads, run)
@@ -363,37 +398,79 @@ class Database:
         for lane in (self._reading, self._writing, self._noting):
             await asyncio.to_thread(lane.close)
 
-    async def schema(self) -> Schema:
-        """How the schema in the database stands to the one this release needs. Raises StaleWal, and what the driver raises."""
-        return await asyncio.to_thread(self._on_own_connection, _schema)
+    async def schema(self, make: bool = True) -> Schema:
+        """How the schema in the database stands to the one this release needs.
 
-    async def upgrade(self) -> None:
-        """Brings the schema up to date; safe to call on a current one."""
-        await asyncio.to_thread(self._on_own_connection, self._upgrade)
+        Args:
+            make: whether an SQLite file that is not there is made, empty.
 
-    def _upgrade(self, connection: Connection) -> None:
-        if not self.sqlite:
-            connection.exec_driver_sql(f"SELECT pg_advisory_lock({WRITER_LOCK})")
-            connection.commit()
-        try:
-            _upgrade(connection)
-            connection.commit()
-        finally:
-            if not self.sqlite:
-                connection.rollback()
-                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({WRITER_LOCK})")
-                connection.commit()
+        Raises:
+            Unusable: the database cannot be used, and why.
+        """
+        return await asyncio.to_thread(self.on_own_connection, _schema, make)
 
-    def _on_own_connection(self, function: Callable[[Connection], T]) -> T:
-        """Without the time limits of serving: a migration of a large store takes its time."""
+    async def upgrade(self, progress: Progress = _silent) -> None:
+        """Brings the schema up to date, each step in a transaction of its own; safe to call on a current one, and by several at once.
+
+        Args:
+            progress: told each step before it begins, and how far a long one is.
+
+        Raises:
+            Unusable: the database cannot be used, and why. The steps before stay.
+        """
+
+        def work(connection: Connection) -> None:
+            # Who waits for a lock within a statement has a snapshot, for whose end an index that is made concurrently would wait.
+            while not self.sqlite and not self.pooled and not _upgrade_lock(connection):
+                time.sleep(UPGRADE_PAUSE)
+            with _alembic:
+                _upgrade(connection, progress, self.pooled)
+
+        await asyncio.to_thread(self.on_own_connection, work)
+
+    async def downgrade(self) -> tuple[str, str]:
+        """Takes the last step of the schema back, and returns its number and the one that is the last now.
+
+        Raises:
+            WouldLose: nothing was changed. Unusable: the database cannot be used, and why.
+        """
+
+        def work(connection: Connection) -> tuple[str, str]:
+            with _alembic:
+                return _downgrade(connection)
+
+        return await asyncio.to_thread(self.on_own_connection, work)
+
+    def on_own_connection(self, function: Callable[[Connection], T], make: bool = True, isolated: bool = False) -> T:
+        """Runs a function in the caller's thread, without the time limits of serving: a migration of a large store takes its time.
+
+        The function commits what it wants to stay; on PostgreSQL no change overlaps its transactions.
+
+        Args:
+            make: whether an SQLite file that is not there is made, empty.
+            isolated: it only reads, and all that it reads is from one moment.
+
+        Raises:
+            Unusable: the database cannot be used, and why.
+        """
         if self.sqlite:
+            file = connecting.sqlite_path(self.url)
+            connecting.check_file(file)
+            if not make and not file.exists():
+                raise Unusable(f"there is no database at {file}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
             self._check_wal()
         engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
-            _prepare_sqlite(engine, "FULL", transactional=True)
+            _prepare_sqlite(engine, "FULL", begin="BEGIN" if isolated else "BEGIN IMMEDIATE")
+        elif isolated:
+            _begin_with(engine, ["SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", *self._said_in_each_transaction(None)])
+        else:
+            _begin_with(engine, [f"SELECT pg_advisory_xact_lock({WRITER_LOCK})", *self._said_in_each_transaction(None)])
         try:
             with engine.connect() as connection:
                 return function(connection)
+        except SQLAlchemyError as error:
+            raise connecting.why(error) from None
         finally:
             engine.dispose()
             if self.sqlite:
@@ -402,11 +479,11 @@ class Database:
 
     def _check_wal(self) -> None:
         """Once a process, before it opens the file. Raises StaleWal."""
-        identity, path = _identity(self.url), _path(self.url)
+        identity, path = _identity(self.url), connecting.sqlite_path(self.url)
         if identity is None or identity in _examined:
             return
-        if is_stale(Path(path)):
-            raise StaleWal(path)
+        if is_stale(path):
+            raise StaleWal(str(path))
         _examined.add(identity)
 
     def _lane(self, name: str, threads: int, durable: bool = True) -> _Lane:
@@ -417,29 +494,27 @@ class Database:
             max_overflow=0,
             pool_reset_on_return=None if self.sqlite else "rollback",
             hide_parameters=True,
-            **({} if self.sqlite else {"pool_pre_ping": name != "read", "isolation_level": "AUTOCOMMIT" if name == "read" else None}),
+            **({} if self.sqlite else {"pool_pre_ping": name != "read"}),
+            **({"isolation_level": "AUTOCOMMIT"} if not self.sqlite and not self.pooled and name == "read" else {}),
             **self._options(durable),
         )
         if self.sqlite:
             _prepare_sqlite(engine, "FULL" if durable else "NORMAL")
+        elif self.pooled:
+            _begin_with(engine, self._said_in_each_transaction(durable))
         return _Lane(engine, ThreadPoolExecutor(threads, thread_name_prefix=f"db-{name}"))
 
     def _options(self, durable: bool | None) -> dict[str, Any]:
         """The driver's options. `durable`: whether a commit waits for the disk; None for a connection without limits."""
         if self.sqlite:
             return {"connect_args": {"timeout": BUSY_TIMEOUT, "check_same_thread": False}}
-        settings: dict[str, str] = {}
-        if durable is not None:
-            settings = {
-                "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
-                "lock_timeout": str(int(BUSY_TIMEOUT * 1000)),
-                "synchronous_commit": "on" if durable else "off",
-            }
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        options = " ".join(f"-c {name}={value}" for name, value in self._session(durable).items())
         given = self.url.query.get("options", "")
         return {
             "connect_args": {
-                "options": f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
+                # A pooler hands each transaction to another session: it takes no options, and what was prepared is elsewhere.
+                **({"prepare_threshold": None} if self.pooled else {}),
+                "options": "" if self.pooled else f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
                 "connect_timeout": 5,
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
@@ -447,6 +522,49 @@ class Database:
                 "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),
             }
         }
+
+    def _session(self, durable: bool | None) -> dict[str, str]:
+        """PostgreSQL's parameters for a session, or for each transaction behind a pooler."""
+        if durable is None:
+            return {"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+        return {
+            "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+            "lock_timeout": str(int(BUSY_TIMEOUT * 1000)),
+            "synchronous_commit": "on" if durable else "off",
+        }
+
+    def _said_in_each_transaction(self, durable: bool | None) -> list[str]:
+        if not self.pooled:
+            return []
+        given = self.url.query.get("options", "")
+        settings = _options_given(given if isinstance(given, str) else " ".join(given)) | self._session(durable)
+        calls = [f"set_config({_quoted(name)}, {_quoted(value)}, true)" for name, value in settings.items()]
+        return [f"SELECT {', '.join(calls)}"]
+
+
+def _options_given(options: str) -> dict[str, str]:
+    """The parameters in `options=-csearch_path=mail -c work_mem=64MB --jit=off`."""
+    found: dict[str, str] = {}
+    words = iter(shlex.split(options))
+    for word in words:
+        text = next(words, "") if word == "-c" else word.removeprefix("--").removeprefix("-c")
+        name, equals, value = text.partition("=")
+        if equals:
+            found[name] = value
+    return found
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''").replace("%", "%%") + "'"
+
+
+def _begin_with(engine: Engine, statements: list[str]) -> None:
+    """Lets every transaction begin with these statements."""
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 _doubts: ContextVar[list[_Job] | None] = ContextVar("doubts", default=None)
@@ -484,16 +602,10 @@ def _touch(tx: Transaction) -> None:
     tx.connection.exec_driver_sql("UPDATE audit_head SET id = id")
 
 
-def _path(url: URL) -> str:
-    """Where an SQLite file is, also when the address is a URI."""
-    name = url.database or ""
-    return unquote(name.removeprefix("file:")) if name.startswith("file:") else name
-
-
 def _identity(url: URL) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
     try:
-        found = os.stat(_path(url))
+        found = os.stat(connecting.sqlite_path(url))
     except OSError:
         return None
     return found.st_dev, found.st_ino
@@ -535,8 +647,8 @@ POSTGRES_TROUBLES = {
 }  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 
-def _prepare_sqlite(engine: Engine, synchronous: str, transactional: bool = False) -> None:
-    """`transactional`: SQLAlchemy begins transactions (for migrations); otherwise `Database` does."""
+def _prepare_sqlite(engine: Engine, synchronous: str, begin: str | None = None) -> None:
+    """`begin`: what SQLAlchemy begins transactions with (for migrations); without it `Database` does."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -546,11 +658,12 @@ def _prepare_sqlite(engine: Engine, synchronous: str, transactional: bool = Fals
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    if transactional:
+    if begin is not None:
+        _begin_with(engine, [begin])
 
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+_alembic = threading.Lock()
+"""Its `op` and `context` are one for the whole process."""
 
 
 def _config() -> Config:
@@ -564,13 +677,52 @@ def _schema(connection: Connection) -> Schema:
     scripts = ScriptDirectory.from_config(_config())
     if current is None:
         return Schema.EMPTY
-    if current == scripts.get_current_head():
+    head = scripts.get_current_head() or ""
+    if current == head:
         return Schema.CURRENT
     known = {script.revision for script in scripts.walk_revisions()}
-    return Schema.OLD if current in known else Schema.UNKNOWN
+    if current in known:
+        return Schema.OLD
+    oldest = connection.execute(text("SELECT value FROM facts WHERE key = :key"), {"key": OLDEST_CODE}).scalar()
+    return Schema.NEWER_OK if oldest is not None and head >= oldest else Schema.UNKNOWN
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade_lock(connection: Connection) -> bool:
+    """Whether this session has it now; it is given back when the connection is closed."""
+    got = bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({UPGRADE_LOCK})").scalar())
+    connection.commit()
+    return got
+
+
+def _upgrade(connection: Connection, progress: Progress, pooled: bool) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    config.attributes["progress"] = progress
+    config.attributes["pooled"] = pooled
+    scripts = ScriptDirectory.from_config(config)
+    while True:
+        current = MigrationContext.configure(connection).get_current_revision()
+        connection.rollback()  # so that alembic begins the transaction of the step
+        step = next((one for one in scripts.walk_revisions() if one.down_revision == current), None)
+        if step is None:
+            break
+        progress(f"{step.revision}  {(step.doc or '').splitlines()[0]}")
+        command.upgrade(config, step.revision)
+        connection.commit()
+
+
+def _downgrade(connection: Connection) -> tuple[str, str]:
+    config = _config()
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    current = MigrationContext.configure(connection).get_current_revision()
+    step = scripts.get_revision(current) if current in {one.revision for one in scripts.walk_revisions()} else None
+    if step is None or current is None:
+        raise Unusable("the database's last step is not one of this release's. Use the release that made it.")
+    if lost := step.module.loses(connection):
+        raise WouldLose(lost)
+    connection.rollback()
+    before = str(step.down_revision)
+    command.downgrade(config, before)
+    connection.commit()
+    return current, before

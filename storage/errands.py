@@ -117,7 +117,7 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             _notify(tx, workspace.id, about, Kind.REMIND)
         case What.DISCARD if credential:
             add(tx, Kind.ENDED, **about, person=credential.created_by, channel_id=credential.created_in)
-        case What.CANCEL_ROTATION if credential:
+        case What.CANCEL_ROTATION if credential and credential.rotation_in:
             add(tx, Kind.NOT_ROTATED, **about, person=credential.rotation_by, channel_id=credential.rotation_in)
         case What.OWNER if credential and credential.owner != changed.origin.actor.user and not (credential.owner or "S").startswith("S"):
             add(tx, Kind.OWNED, **about, person=credential.owner)

@@ -1,13 +1,14 @@
 """Role grants: giving and taking them. What they allow is `storage/access.py`."""
 
 import re
+from datetime import datetime
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from storage.access import Action, Role
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
-from storage.models import ROLE_GRANTS, RoleGrant, Workspace, as_row
+from storage.models import AUDIT_EVENTS, ROLE_GRANTS, WORKSPACES, RoleGrant, Workspace, as_row
 from storage.refusals import NoSuchGrant, PrincipalInvalid
 from storage.workspaces import by_id
 
@@ -61,3 +62,21 @@ def of_workspace(tx: Transaction, team: str, workspace: Workspace) -> list[RoleG
     here = or_(ROLE_GRANTS.c.workspace_id == workspace.id, ROLE_GRANTS.c.workspace_id.is_(None))
     query = select(ROLE_GRANTS).where(ROLE_GRANTS.c.team_id == team, here).order_by(ROLE_GRANTS.c.id)
     return [as_row(RoleGrant, row) for row in tx.connection.execute(query)]
+
+
+def held(tx: Transaction, team: str, principal: str, workspace_id: int | None) -> RoleGrant:
+    """The principal's grant in the workspace itself (None: the one for all workspaces). Raises NoSuchGrant."""
+    here = ROLE_GRANTS.c.workspace_id.is_(None) if workspace_id is None else ROLE_GRANTS.c.workspace_id == workspace_id
+    query = select(ROLE_GRANTS).where(ROLE_GRANTS.c.team_id == team, ROLE_GRANTS.c.principal == principal, here)
+    row = tx.connection.execute(query).one_or_none()
+    if row is None:
+        raise NoSuchGrant
+    return as_row(RoleGrant, row)
+
+
+def review(tx: Transaction) -> list[tuple[RoleGrant, str | None, datetime | None]]:
+    """Every grant with the slug of its workspace (None: all) and when its person last did or tried something; those for all come first."""
+    last = select(func.max(AUDIT_EVENTS.c.at)).where(AUDIT_EVENTS.c.user_id == ROLE_GRANTS.c.principal).scalar_subquery()
+    query = select(ROLE_GRANTS, WORKSPACES.c.slug, last).join_from(ROLE_GRANTS, WORKSPACES, isouter=True)
+    rows = tx.connection.execute(query.order_by(WORKSPACES.c.slug.nulls_first(), ROLE_GRANTS.c.role, ROLE_GRANTS.c.principal))
+    return [(RoleGrant(*row[:-2]), row[-2], row[-1]) for row in rows]

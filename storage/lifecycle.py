@@ -49,12 +49,12 @@ def has_expired(credential: Credential | Listed, now: datetime) -> bool:
 
 
 def begin_rotation(
-    tx: Transaction, origin: Origin, credential_id: str, channel: str, key: str, mark: int | None, device: bool = False
+    tx: Transaction, origin: Origin, credential_id: str, channel: str | None, key: str, mark: int | None, device: bool = False
 ) -> tuple[Credential, Workspace]:
     """The first step: a new password is on its way; the present one goes on.
 
     Args:
-        channel: one of the workspace's channels, where the password will be shown.
+        channel: one of the workspace's channels, where the password will be shown; None: an operator's terminal.
         key: Slack team and view id; a second submission of the same modal is refused.
         mark: `rotation_mark` when the modal was opened.
         device: the new password will be a short one.
@@ -70,7 +70,7 @@ def begin_rotation(
         may_rotate(credential, tx.now)
         if rotation_mark(credential) != mark and credential.rotated_at:
             raise RotatedMeanwhile(credential.name, credential.rotation_by or "", credential.rotated_at)
-        if of_channel(tx, origin.actor.team, channel).id != workspace.id:
+        if channel is not None and of_channel(tx, origin.actor.team, channel).id != workspace.id:
             raise ChannelNotMapped
         policy.check_device(workspace, device)
         begun = {"rotation_key": key, "rotation_begun_at": tx.now, "rotation_by": origin.actor.user, "rotation_in": channel}

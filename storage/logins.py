@@ -305,16 +305,19 @@ def beat(
     stopped: bool = False,
     release: str | None = None,
     ends_sessions: bool = False,
-) -> None:
+) -> timedelta:
     """Says that the process lives, and sees the store as it was after the audit row that it writes down. A note.
 
     Args:
         ends_sessions: it has a policy service, by which mail servers ask whether an open session may go on.
+
+    Returns:
+        How far its clock is ahead of the database's; SQLite has no other clock.
     """
     insert = sqlite.insert(MAIL_SERVERS) if tx.sqlite else postgresql.insert(MAIL_SERVERS)
     seen = tx.connection.scalar(select(AUDIT_HEAD.c.last_event))
     now = database_time(tx)
-    skew = None if tx.sqlite else milliseconds(tx.clock()) - milliseconds(now)
+    skew = 0 if tx.sqlite else milliseconds(tx.clock()) - milliseconds(now)
     fresh = {
         "seen_at": now,
         "seen_event": seen,
@@ -329,6 +332,7 @@ def beat(
     knew = and_(MAIL_SERVERS.c.seen_event == values.excluded.seen_event, known_at.is_not(None))
     again = fresh | {"known_at": case((knew, known_at), else_=values.excluded.known_at)}
     tx.connection.execute(values.on_conflict_do_update(index_elements=["id"], set_=again))
+    return timedelta(milliseconds=skew)
 
 
 def database_time(tx: Transaction) -> datetime:

@@ -26,6 +26,9 @@ from sqlalchemy.types import TypeDecorator
 
 LIVE = "state IN ('active', 'suspended')"
 NOT_DELETED = "state <> 'deleted'"
+SUSPENDED = "state = 'suspended'"
+EXPIRING = f"expires_at IS NOT NULL AND {LIVE}"
+NEVER_USED = f"last_used_at IS NULL AND {LIVE}"
 SPARSE = {
     f"credentials_{column}": column
     for column in ("password_tag", "previous_tag", "previous_until", "rotation_begun_at", "delete_at", "remind_at")
@@ -371,6 +374,9 @@ CREDENTIALS = Table(
     Index("credentials_pending", "created_at", **_partial("state = 'pending'")),
     Index("credentials_skeleton", "workspace_id", "name_skeleton", **_partial(NOT_DELETED)),
     Index("credentials_owner", "owner", **_partial(LIVE)),
+    Index("credentials_suspended", "suspended_at", **_partial(SUSPENDED)),
+    Index("credentials_expires_at", "expires_at", **_partial(EXPIRING)),
+    Index("credentials_unused", "created_at", **_partial(NEVER_USED)),
     *(Index(name, column, **_partial(f"{column} IS NOT NULL")) for name, column in SPARSE.items()),
 )
 

@@ -167,6 +167,18 @@ class SlugTaken(Refusal):
         self.slug = slug
 
 
+class WorkspaceNotEmpty(Refusal):
+    cause = "workspace_not_empty"
+
+    def __init__(self, name: str, credentials: bool, channels: bool, grants: bool) -> None:
+        super().__init__(name)
+        self.name = name
+        self.credentials = credentials
+        """It has some, if only deleted ones."""
+        self.channels = channels
+        self.grants = grants
+
+
 class NoSuchWorkspace(Refusal):
     cause = "no_such_workspace"
 

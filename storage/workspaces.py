@@ -1,15 +1,33 @@
 """Workspaces and the Slack channels mapped to them."""
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import posted
 from storage.access import Action
 from storage.audit import Origin, What, attempt
 from storage.database import Transaction
-from storage.models import CHANNEL_MAPPINGS, INSTALLATIONS, WORKSPACES, ChannelMapping, Installation, Workspace, as_row
+from storage.models import (
+    CHANNEL_MAPPINGS,
+    CREDENTIALS,
+    INSTALLATIONS,
+    ROLE_GRANTS,
+    WORKSPACES,
+    ChannelMapping,
+    Installation,
+    Workspace,
+    as_row,
+)
 from storage.names import clean_name, clean_slug
-from storage.refusals import ChannelNotMapped, ChannelPaused, NoSuchWorkspace, NotSuspended, SlugTaken, WorkspaceSuspended
+from storage.refusals import (
+    ChannelNotMapped,
+    ChannelPaused,
+    NoSuchWorkspace,
+    NotSuspended,
+    SlugTaken,
+    WorkspaceNotEmpty,
+    WorkspaceSuspended,
+)
 
 _IN_CHANNEL = (CHANNEL_MAPPINGS.c.team_id == bindparam("team"), CHANNEL_MAPPINGS.c.channel_id == bindparam("channel"))
 _BY_ID = select(WORKSPACES).where(WORKSPACES.c.id == bindparam("workspace"))
@@ -41,6 +59,40 @@ def add(tx: Transaction, origin: Origin, slug: str, name: str | None = None) -> 
         workspace = as_row(Workspace, tx.connection.execute(making.returning(WORKSPACES)).one())
         current.workspace = workspace
     return workspace
+
+
+def rename(tx: Transaction, origin: Origin, workspace_id: int, name: str) -> Workspace:
+    """Changes the display name; slug and usernames stay. Raises NameInvalid, NoSuchWorkspace, NotAllowed."""
+    name = clean_name(name)
+    with attempt(tx, What.CHANGE_WORKSPACE, origin) as current:
+        current.subject = f"name {name}"
+        workspace = by_id(tx, workspace_id)
+        current.allow(Action.ADMINISTER, workspace)
+        current.void = workspace.name == name
+        current.workspace = workspace = save(tx, workspace, name=name)
+    return workspace
+
+
+def remove(tx: Transaction, origin: Origin, workspace_id: int) -> Workspace:
+    """Removes a workspace that has nothing: no channel, no role, no credential, and no deleted one, whose username is never used again.
+
+    Raises:
+        NoSuchWorkspace, NotAllowed, WorkspaceNotEmpty.
+    """
+    with attempt(tx, What.REMOVE_WORKSPACE, origin) as current:
+        workspace = by_id(tx, workspace_id)
+        current.subject = workspace.slug
+        current.allow(Action.MAKE_WORKSPACE, None)
+        current.workspace = workspace
+        has = [table.name for table in (CREDENTIALS, CHANNEL_MAPPINGS, ROLE_GRANTS) if _any(tx, table, workspace_id)]
+        if has:
+            raise WorkspaceNotEmpty(workspace.name, "credentials" in has, "channel_mappings" in has, "role_grants" in has)
+        tx.connection.execute(delete(WORKSPACES).where(WORKSPACES.c.id == workspace_id))
+    return workspace
+
+
+def _any(tx: Transaction, table: Table, workspace_id: int) -> bool:
+    return tx.connection.execute(select(table.c.workspace_id).where(table.c.workspace_id == workspace_id).limit(1)).first() is not None
 
 
 def by_slug(tx: Transaction, slug: str) -> Workspace | None:

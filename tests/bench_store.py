@@ -150,7 +150,7 @@ async def measure(url: str, count: int) -> None:
     print(f"\n{'SQLite' if db.sqlite else 'PostgreSQL'}, {count:,} credentials", flush=True)
     await db.upgrade()
     started = time.monotonic()
-    await asyncio.to_thread(db._on_own_connection, lambda connection: _filled(db, connection, count))
+    await asyncio.to_thread(db.on_own_connection, lambda connection: _filled(db, connection, count))
     print(f"filled in {time.monotonic() - started:.0f} s", flush=True)
     statements = 0
 

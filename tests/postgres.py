@@ -6,12 +6,20 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
+
+STRICT = """
+host all locked 127.0.0.1/32 scram-sha-256
+hostnossl all encrypted 127.0.0.1/32 reject
+"""
+"""Rules for two roles that a test may make; everybody else is trusted."""
 
 
 def binaries() -> Path | None:
@@ -46,6 +54,8 @@ def private_cluster() -> Iterator[str]:
         data = home / "data"
         initdb: list[str | Path] = [tools / "initdb", "-D", data, "-U", "bot", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
         subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=home, timeout=60)
+        rules = data / "pg_hba.conf"
+        rules.write_text(STRICT + rules.read_text())
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         control: list[str | Path] = [tools / "pg_ctl", "-D", data, "-w", "-t", "30", "-l", home / "log"]
@@ -70,3 +80,36 @@ def server_pid(admin: str) -> int:
     with psycopg.connect(admin) as connection:
         [data] = connection.execute("SHOW data_directory").fetchone() or [""]
     return int((Path(data) / "postmaster.pid").read_text().split()[0])
+
+
+@contextmanager
+def pooler(server: str) -> Iterator[str]:
+    """Runs PgBouncer in transaction mode, with few connections, before a cluster; gives its address without a database name."""
+    port = free_port()
+    home = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
+    settings = {
+        "listen_addr": "127.0.0.1", "listen_port": port, "auth_type": "any", "pool_mode": "transaction", "default_pool_size": 3,
+        "unix_socket_dir": "", "logfile": home / "log", "pidfile": home / "pid",
+    }  # fmt: skip
+    lines = [f"{name} = {value}" for name, value in settings.items()]
+    databases = f"* = host=127.0.0.1 port={make_url(server).port} user=bot"
+    (home / "ini").write_text("\n".join(["[databases]", databases, "[pgbouncer]", *lines]))
+    (home / "ini").chmod(0o644)
+    user = "nobody" if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(home, user)
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or ""
+    process = subprocess.Popen([program, "--quiet", str(home / "ini")], user=user, cwd=home, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(500):
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None:
+                raise RuntimeError((home / "log").read_text())
+            time.sleep(0.02)
+        yield f"postgresql://bot@127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(home, ignore_errors=True)

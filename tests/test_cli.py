@@ -16,14 +16,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bot.cli import cli
-from sandbox.slack import Slack
 from storage import credentials, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
 from storage.journal import Journal
 from storage.past import Past
-from tests.stage import MANIFEST
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +57,10 @@ def test_on_the_day_slack_is_down(database_url: str) -> None:
 
     if database_url.startswith("postgres"):
         old = run("list")
-        assert (old.exit_code, old.stderr) == (1, "DATABASE_URL: the database's schema is out of date. Run: smtp-bot db upgrade\n")
-    assert run("db", "upgrade").stdout == "The database is up to date.\n"
+        assert (old.exit_code, old.stderr) == (1, "DATABASE_URL: the database is empty. Run: smtp-bot db upgrade\n")
+    upgraded = run("db", "upgrade").stdout.splitlines()
+    assert [line[:4] for line in upgraded[:-1]] == [f"{step:04}" for step in range(1, len(upgraded))]
+    assert upgraded[-1] == "The database is up to date."
     assert run("workspace", "add", "acme", "Acme Inc.").stdout == "Made the workspace acme (Acme Inc.).\n"
     again = run("workspace", "add", "acme")
     assert (again.exit_code, again.stdout) == (1, "")
@@ -68,8 +68,10 @@ def test_on_the_day_slack_is_down(database_url: str) -> None:
     assert run("channel", "map", "C0MAIL", "acme").exit_code == 0
     assert run("channel", "map", "#mail", "acme").exit_code == 2
     assert run("grant", "U0WANDA", "writer", "acme").stdout == "U0WANDA is writer of acme.\n"
-    assert run("grant", "wanda", "writer").exit_code == 2
-    assert run("grant", "U0WANDA", "king").exit_code == 2
+    assert run("grant", "wanda", "writer", "acme").exit_code == 2
+    forgotten = run("grant", "U0WANDA", "admin")
+    assert (forgotten.exit_code, "--all" in forgotten.stderr) == (2, True)
+    assert run("grant", "U0WANDA", "king", "acme").exit_code == 2
     first, second = asyncio.run(fill(database_url, "Relay", "Printer"))
     listed = [json.loads(line) for line in run("list", "acme", "--json").stdout.splitlines()]
     assert [(one["username"], one["name"], one["workspace"]) for one in listed] == [(first, "Relay", "acme"), (second, "Printer", "acme")]
@@ -122,37 +124,133 @@ def test_wrong_settings_are_named_and_not_repeated() -> None:
 def test_as_a_process_it_ends_with_the_exit_status(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'bot.db'}"
     code = Path(__file__).parent.parent
+    assert smtp_bot(url, "workspace", "add", "acme").exit_code == 0
     for arguments, status in ((["list"], 0), (["list", "nowhere"], 1), (["grant"], 2)):
         environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(code)}
         run = subprocess.run([sys.executable, "-m", "bot", *arguments], env=environment, cwd=tmp_path, timeout=50, check=False)
         assert run.returncode == status
 
 
-async def test_the_doctor_looks_at_everything(tmp_path: Path) -> None:
-    slack = Slack()
-    app = slack.install(MANIFEST)
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[str, list[str]]:
+    """The address of a store with two credentials, and their usernames."""
     url = f"sqlite:///{tmp_path / 'bot.db'}"
-    async with slack.serve():
-        tokens = {"SLACK_BOT_TOKEN": app.bot_token, "SLACK_APP_TOKEN": app.app_token, "SLACK_API_URL": f"{slack.url}/api/"}
+    for arguments in (("workspace", "add", "acme"), ("channel", "map", "C0MAIL", "acme")):
+        assert smtp_bot(url, *arguments).exit_code == 0
+    return url, asyncio.run(fill(url, "Relay", "=Printer"))
 
-        async def doctor(**change: str) -> Result:
-            return await asyncio.to_thread(smtp_bot, url, "doctor", **(tokens | change))
 
-        await asyncio.to_thread(smtp_bot, url, "workspace", "add", "acme")
-        healthy = await doctor(BOT_OWNERS="U0OLGA", SMTP_HOST="mail.example.com")
-        assert (healthy.exit_code, "WRONG" in healthy.stdout) == (0, False), healthy.stdout
-        for part in ("Slack team Sandbox", "every scope", "Socket Mode connection", "schema up to date", "unbroken"):
-            assert part in healthy.stdout
-        app.scopes.remove("usergroups:read")
-        sick = await doctor(SLACK_APP_TOKEN="xapp-other")
-        assert sick.exit_code == 1
-        assert "lacks the scopes usergroups:read. Paste manifest.yml again" in sick.stdout
-        assert "SLACK_APP_TOKEN: Slack answered invalid_auth" in sick.stdout
-        assert "BOT_OWNERS is empty" in sick.stdout
-        assert "xapp-other" not in sick.stdout
-        lost = await doctor(SLACK_BOT_TOKEN="xoxb-other", DATABASE_URL="postgresql://bot@127.0.0.1:9/none")
-        assert "SLACK_BOT_TOKEN: Slack answered invalid_auth" in lost.stdout
-        assert "PostgreSQL does not answer" in lost.stdout
+@pytest.mark.parametrize(
+    "command",
+    [
+        "list", "revoke smtp-acme-00000000", "suspend smtp-acme-00000000", "resume smtp-acme-00000000", "whois smtp-acme-00000000",
+        "rotate --to-pipe smtp-acme-00000000", "audit", "audit verify", "grant U0WANDA admin acme", "ungrant U0WANDA acme",
+        "channel map C0MAIL acme", "channel unmap C0MAIL", "access review", "export --all", "workspace rename acme Acme",
+        "workspace delete acme", "db copy sqlite:///nothing.db sqlite:///copy.db",
+    ],
+)  # fmt: skip
+def test_a_command_in_the_wrong_folder_makes_no_database(tmp_path: Path, command: str) -> None:
+    run = smtp_bot("sqlite:///smtp-bot.db", *command.split())
+    assert run.exit_code == 1
+    assert "there is no database at" in run.stderr
+    assert str(tmp_path) in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_suspend_resume_and_revoke_take_what_people_have(store: tuple[str, list[str]]) -> None:
+    url, (first, second) = store
+    assert f"{first}: suspended (Relay, acme)" in smtp_bot(url, "suspend", f"{first},{second}").stdout
+    again = smtp_bot(url, "suspend", first)
+    assert (again.exit_code, "is suspended" in again.stderr) == (1, True)
+    line = f"postfix/smtpd[7]: sasl_username={first}, {second.upper()};"
+    resumed = CliRunner().invoke(cli, ["resume", "-", "--json"], input=line, env={"DATABASE_URL": url})
+    assert [json.loads(row)["resumed"] for row in resumed.stdout.splitlines()] == [True, True]
+    revoked = CliRunner().invoke(cli, ["revoke", "-"], input=f"{first}\n{second}\n", env={"DATABASE_URL": url})
+    assert revoked.stdout.count("revoked") == 2
+    unknown = smtp_bot(url, "revoke", "nonsense")
+    assert (unknown.exit_code, unknown.stderr) == (1, "nonsense: No credential has that username.\n")
+
+
+def test_rotate_prints_the_password_once_and_never_into_a_pipe_by_mistake(store: tuple[str, list[str]]) -> None:
+    url, (first, _) = store
+    refused = smtp_bot(url, "rotate", first)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    quick = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
+    rotated = smtp_bot(url, "rotate", first, "--to-pipe", **quick)
+    assert rotated.exit_code == 0, rotated.stderr
+    password = rotated.stdout.strip()
+    assert passwords.parse(password)
+    assert password not in smtp_bot(url, "audit", "--json").stdout
+    found = CliRunner().invoke(cli, ["whois", "-", "--json"], input=f"PASSWORD={password}", env={"DATABASE_URL": url})
+    assert {key: json.loads(found.stdout)[key] for key in ("username", "password", "name")} == {
+        "username": first,
+        "password": "live",
+        "name": "Relay",
+    }
+    assert password not in found.output
+    assert smtp_bot(url, "whois", "smtp-acme-00000000").exit_code == 1
+    assert smtp_bot(url, "rotate", "smtp-acme-00000000", "--to-pipe").stdout == ""
+
+
+def test_roles_channels_and_workspaces_come_and_go(store: tuple[str, list[str]]) -> None:
+    url, _ = store
+
+    def run(*arguments: str) -> str:
+        done = smtp_bot(url, *arguments, BOT_OWNERS="U0OLGA")
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    run("grant", "U0WANDA", "writer", "acme")
+    run("grant", "S0ONCALL", "responder", "--all")
+    review = run("access", "review", "--csv").splitlines()
+    assert review[0] == "workspace,role,principal,granted_at,granted_by,last_active_at"
+    assert [row.split(",")[:3] for row in review[1:]] == [
+        ["(all)", "owner", "U0OLGA"],
+        ["(all)", "responder", "S0ONCALL"],
+        ["acme", "writer", "U0WANDA"],
+    ]
+    assert "U0WANDA" in run("access", "review")
+    assert run("ungrant", "S0ONCALL", "--all") == "S0ONCALL is no longer responder of all workspaces.\n"
+    assert smtp_bot(url, "ungrant", "S0ONCALL", "--all").exit_code == 1
+    assert run("channel", "unmap", "C0MAIL") == "C0MAIL no longer manages acme.\n"
+    assert smtp_bot(url, "channel", "unmap", "C0MAIL").exit_code == 1
+    assert run("workspace", "rename", "acme", "Acme Inc.") == "acme is called Acme Inc..\n"
+    kept = smtp_bot(url, "workspace", "delete", "acme")
+    assert (kept.exit_code, "has or had credentials" in kept.stderr) == (1, True)
+    run("workspace", "add", "typo")
+    run("grant", "U0WANDA", "writer", "typo")
+    assert "still has roles" in smtp_bot(url, "workspace", "delete", "typo").stderr
+    run("ungrant", "U0WANDA", "typo")
+    assert run("workspace", "delete", "typo") == "Removed the workspace typo.\n"
+    assert "unbroken" in run("audit", "verify")
+
+
+def test_an_export_holds_nothing_secret_and_no_formula(store: tuple[str, list[str]]) -> None:
+    url, (first, second) = store
+    assert smtp_bot(url, "export").exit_code == 2
+    assert smtp_bot(url, "revoke", first).exit_code == 0
+    rows = [json.loads(line) for line in smtp_bot(url, "export", "acme").stdout.splitlines()]
+    assert {row["username"]: row["state"] for row in rows} == {first: "deleted", second: "active"}
+    sheet = smtp_bot(url, "export", "--all", "--csv").stdout
+    assert sheet.count("\n") == 3
+    assert ",'=Printer," in sheet
+    assert "argon2" not in sheet + str(rows)
+
+
+def test_a_terminal_gets_headings_and_completion_is_there(store: tuple[str, list[str]]) -> None:
+    url, (first, _) = store
+    ours, theirs = os.openpty()
+    environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent), "TERM": "xterm"}
+    subprocess.run([sys.executable, "-m", "bot", "list"], env=environment, stdout=theirs, timeout=50, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "WORKSPACE" in shown
+    assert first in shown
+    assert "WORKSPACE" not in smtp_bot(url, "list").stdout
+    asked = environment | {"_SMTP_BOT_COMPLETE": "source_bash"}
+    script = subprocess.run([sys.executable, "-m", "bot"], env=asked, capture_output=True, text=True, timeout=50, check=False)
+    assert "complete -o default -F" in script.stdout
 
 
 def test_the_rules_of_a_workspace(database_url: str) -> None:

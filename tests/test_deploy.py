@@ -31,20 +31,7 @@ ALERTS: list[dict[str, Any]] = [
 ]
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
 # Named in the design of the release that these files are for.
-COMING = {
-    "smtp_bot_slack_connected",
-    "smtp_bot_last_sweep_timestamp_seconds",
-    "smtp_bot_errands_open",
-    "smtp_bot_errand_oldest_seconds",
-    "smtp_bot_database_errors_total",
-    "smtp_bot_chain_verified_event",
-    "smtp_bot_credentials",
-    "smtp_bot_credentials_expiring",
-    "smtp_bot_credentials_never_used",
-    "smtp_authd_heartbeat_age_seconds",
-    "smtp_authd_clock_skew_seconds",
-    "smtp_bot_store_went_back",
-}
+COMING = {"smtp_bot_store_went_back"}
 METRIC = re.compile(r"\bsmtp_(?:bot|authd)_[a-z0-9_]+")
 
 

@@ -303,7 +303,7 @@ async def test_the_migration_counts_what_is_there_in_the_order_it_was_made(datab
         connection.commit()
 
     try:
-        await asyncio.to_thread(db._on_own_connection, old)
+        await asyncio.to_thread(db.on_own_connection, old)
         await db.upgrade()
         here = await db.read(workspaces.by_id, 1)  # said to be large, so that the index of words is asked
         assert await found(db, here, "") == ["Relay 4", "Relay 2", "Relay 1", "Relay 0"]

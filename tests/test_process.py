@@ -173,7 +173,7 @@ async def test_a_start_waits_and_says_for_what(tmp_path: Path, away: str) -> Non
                 says = "Slack does not answer (unreachable)"
             case "database":
                 given["database_url"] = f"postgresql://bot@127.0.0.1:{free_port()}/none"
-                says = "the database does not answer"
+                says = "PostgreSQL does not answer there"
             case "internal_error":
                 play.slack.fail("auth.test", Fault("internal_error", times=1_000_000))
                 says = "Slack does not answer (internal_error)"

@@ -9,6 +9,7 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+older_code_from = "0001"
 
 NOW = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
@@ -211,3 +212,7 @@ APPEND_ONLY = {
            FOR EACH STATEMENT EXECUTE FUNCTION audit_events_append_only()""",
     ],
 }
+
+
+def loses(_connection: sa.Connection) -> list[str]:
+    return ["everything"]

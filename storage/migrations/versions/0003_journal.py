@@ -7,6 +7,7 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+older_code_from = "0002"
 
 NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -47,5 +48,20 @@ def upgrade() -> None:
         )
 
 
+LOST = {
+    "restores of the database that were noticed": "SELECT count(*) FROM restores",
+    "things that a restore brought back and nobody revoked again": "SELECT count(*) FROM revived",
+}
+
+
+def loses(connection: sa.Connection) -> list[str]:
+    counted = ((what, connection.exec_driver_sql(query).scalar() or 0) for what, query in LOST.items())
+    return [f"{count} {what}" for what, count in counted if count]
+
+
 def downgrade() -> None:
-    raise NotImplementedError("a restore of the backup from before the upgrade goes back")
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TRIGGER audit_events_no_replace")
+    op.drop_column("mail_servers", "journal")
+    for table in ("revived", "restores", "old_hashes"):
+        op.drop_table(table)

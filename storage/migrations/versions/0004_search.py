@@ -9,6 +9,7 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+older_code_from = "0004"  # older code does not count what it makes, and a search would not find it
 
 LIVE = "state IN ('active', 'suspended')"
 
@@ -54,7 +55,7 @@ def upgrade() -> None:
     op.add_column("credentials", sa.Column("number", sa.BigInteger, nullable=False, server_default=sa.text("0")))
     op.execute(ORDERED)
     op.drop_index("credentials_list", "credentials")
-    op.drop_index("role_grants_workspace", "role_grants")
+    op.drop_index("role_grants_workspace", "role_grants", if_exists=True)
     for name, table, columns, options in INDEXES:
         op.create_index(name, table, columns, **options)
     if connection.dialect.name == "sqlite":
@@ -74,5 +75,17 @@ def upgrade() -> None:
     op.execute("ANALYZE credentials")  # without it the new indexes are not thought worth their while
 
 
+def loses(_connection: sa.Connection) -> list[str]:
+    return []
+
+
 def downgrade() -> None:
-    raise NotImplementedError("a restore of the backup from before the upgrade goes back")
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TRIGGER credentials_words")
+        op.execute("DROP TABLE credential_words")
+    else:
+        op.execute("DROP INDEX IF EXISTS credentials_words")
+    for name, table, _, _ in INDEXES:
+        op.drop_index(name, table)
+    op.create_index("credentials_list", "credentials", ["workspace_id", "created_at", "id", "name_key", "username"], **partial(LIVE))
+    op.drop_column("credentials", "number")

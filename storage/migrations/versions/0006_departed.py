@@ -7,6 +7,7 @@ revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
+older_code_from = "0004"
 
 
 def upgrade() -> None:
@@ -16,6 +17,11 @@ def upgrade() -> None:
         sa.Column("team_id", sa.String(32), nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
     )
+
+
+def loses(connection: sa.Connection) -> list[str]:
+    count = connection.scalar(sa.text("SELECT count(*) FROM departed"))
+    return [f"{count} people of whom it is known that they left"] if count else []
 
 
 def downgrade() -> None:
