@@ -19,6 +19,7 @@ from tests.browser import Window, window
 from tests.conftest import need
 
 SHOTS = Path(__file__).parent.parent / "build" / "screenshots"
+SENT_AGAIN = 10
 
 
 @pytest.fixture
@@ -59,8 +60,13 @@ async def create(shown: Window, name: str) -> tuple[str, str]:
 async def send(shown: Window, username: str, password: str, says: str) -> None:
     await shown.page.fill("#mailuser", username)
     await shown.page.fill("#mailpass", password)
-    await shown.button("Send a test mail")
-    await expect(shown.page.locator("#mailed")).to_contain_text(says)
+    mailed = shown.page.locator("#mailed")
+    for _ in range(SENT_AGAIN):  # a password works a moment after it is shown
+        await shown.button("Send a test mail")
+        await expect(mailed).to_contain_text(re.compile("^[25]"))
+        if says in await mailed.inner_text():
+            break
+    await expect(mailed).to_contain_text(says)
 
 
 async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
