@@ -51,7 +51,7 @@ async def create(shown: Window, name: str) -> tuple[str, str]:
     await expect(message).to_contain_text("Only visible to you")
     copied = []
     for label in ("Username", "Password"):
-        box = message.locator(".rich", has=shown.page.locator("b", has_text=label)).locator(".pre").first
+        box = message.locator(".rich", has=shown.page.locator("b", has_text=re.compile(f"^{label}$"))).locator(".pre").first
         await box.get_by_role("button").click()
         copied.append(await shown.page.evaluate("navigator.clipboard.readText()"))
     return copied[0], copied[1]
