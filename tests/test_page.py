@@ -98,7 +98,7 @@ async def test_the_first_minute(made: Demo, chromium: Browser) -> None:
     await wanda.page.keyboard.press("Escape")
     await send(wanda, username, password, "535")
     await expect(wanda.page.locator("#logins li").first).to_contain_text("refused")
-    await expect(wanda.page.locator("#logins li").first).to_contain_text("127.0.0.1: wrong password, or no active credential")
+    await expect(wanda.page.locator("#logins li").first).to_contain_text("127.0.0.1: deleted")
     await expect(wanda.page.locator("#logins li")).to_have_count(2)
     await expect(wanda.page.locator("#queue li")).to_have_count(1)
     await expect(wanda.page.locator("#queue")).to_contain_text(username)
