@@ -30,7 +30,16 @@ from storage.passwords import Parsed, find
 from tests import raw
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
-PATIENT = Limits(acknowledge=60, question=60, request=60, stop=60, health_interval=0, health_patience=60, looks=(0.01, 0.05, 0.2, 1.0))
+PATIENT = Limits(
+    acknowledge=60,
+    question=60,
+    request=60,
+    stop=60,
+    last_words=60,
+    health_interval=0,
+    health_patience=60,
+    looks=(0.01, 0.05, 0.2, 1.0),
+)
 """Nothing fails because the machine is slow."""
 BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
 
