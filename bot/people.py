@@ -11,11 +11,13 @@ https://docs.slack.dev/reference/methods/users.conversations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, Generic, TypeVar
 
+from bot.delivery import outside
 from bot.slack import Away, Fields, Malformed, Ok, Refused, Slack, User
 from storage.access import EMERGENCY, FRESH, Actor
 from storage.refusals import Barred, RoleUnknown
@@ -213,10 +215,12 @@ class _Memory(Generic[Answer]):
             return known
         asking, asked_at = self._asking.get(key, (None, None))
         if asking is None or not _covers(asked_at, moment):
-            asking = asyncio.create_task(self._question(key, moment))
+            # It belongs to no request: one whose place was given back would wait for it again behind those who wait for this answer.
+            asking = asyncio.create_task(self._question(key, moment), context=Context())
             self._asking[key] = asking, moment
             asking.add_done_callback(lambda done: self._asked(key, done))
-        return await asyncio.shield(asking) or self._usable(key, moment)
+        async with outside():
+            return await asyncio.shield(asking) or self._usable(key, moment)
 
     def _usable(self, key: str, moment: datetime | None) -> _Known[Answer] | None:
         known = self._known.get(key)

@@ -241,6 +241,21 @@ async def test_who_waits_for_slack_keeps_nobody_from_working(tmp_path: Path) -> 
         await play.wanda.sees_modal("New SMTP credential")
 
 
+async def test_many_who_need_the_same_answer_of_slack_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    limits = replace(PATIENT, places=1)
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", limits, SlowSlack) as play:
+        slack = play.slack
+        assert isinstance(slack, SlowSlack)
+        slack.slow = "usergroups.users.list"
+        slack.gate.clear()
+        for person in (play.wanda, play.rita, play.rex):
+            await person.types(play.mail, "/smtp list")
+        await slack.world.until(lambda: [one.what for one in slack.traffic].count("users.info") == 3 or None, 40)
+        slack.gate.set()
+        for person in (play.wanda, play.rita, play.rex):
+            await person.sees("No SMTP credentials in Acme yet", play.mail)
+
+
 async def test_when_too_many_wait_the_next_one_reads_that_the_bot_is_busy(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees_modal("New SMTP credential")
