@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import hypothesis
-import psycopg
 import pytest
 
 from storage.database import Database
@@ -45,9 +44,7 @@ def postgres_url(postgres_server: str) -> str:
     """The address of a new, empty PostgreSQL database."""
     global _made
     _made += 1
-    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE test_{_made}")
-    return f"{postgres_server}/test_{_made}"
+    return postgres.new_database(postgres_server, f"test_{_made}")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

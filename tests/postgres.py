@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 
 def binaries() -> Path | None:
     """The folder with `initdb`; None when no PostgreSQL server is installed."""
@@ -18,6 +20,13 @@ def binaries() -> Path | None:
         return found[-1].parent
     on_path = shutil.which("initdb")
     return Path(on_path).parent if on_path else None
+
+
+def new_database(server: str, name: str) -> str:
+    """The address of a new, empty database in the cluster."""
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
 
 
 def free_port() -> int:
