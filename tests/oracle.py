@@ -33,8 +33,8 @@ class Diary:
 
     def __init__(self, person: Person) -> None:
         self._person = person
-        self._before: set[str] = set()
-        self.read: dict[str, None] = {}
+        self._seen: set[tuple[str, str]] = set()
+        self.read: list[str] = []
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -49,15 +49,16 @@ class Diary:
     def begins(self) -> None:
         """What was there until now is not about what comes."""
         self._look()
-        self._before |= self.read.keys()
         self.read.clear()
 
     def _look(self) -> None:
         person = self._person
-        for shown in (*person.messages(), *person.world.modals[person.id]):
-            text = person.read(shown)
-            if text not in self._before:
-                self.read[text] = None
+        shown = [(one.ts, person.read(one)) for one in person.messages()]
+        shown += [(one.id, person.read(one)) for one in person.world.modals[person.id]]
+        for place, text in shown:
+            if (place, text) not in self._seen:
+                self._seen.add((place, text))
+                self.read.append(text)
 
     def passwords(self, username: str) -> list[str]:
         """Those that were shown with this username."""
@@ -86,7 +87,7 @@ class Oracle:
         return next(iter(await self.db.read(rows, query)), None)
 
     async def judge(self, flow: str, name: str, diary: Diary) -> str:
-        """What became of it: `done`, `not done` or `nothing`. Raises AssertionError where words and state part ways, or nothing was said."""
+        """What became of it. Raises AssertionError where words and state part ways, or nothing was said."""
         done = diary.says(*(phrase.format(name) for phrase in DONE[flow]))
         not_done = diary.says(*NOT_DONE)
         credential = await self.named(name)
