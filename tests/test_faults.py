@@ -58,12 +58,13 @@ class Trial:
         return self.play.wanda
 
     async def drained(self) -> None:
-        assert await self.play.bot.services.work.drain(60)
+        assert await self.play.bot.services.work.drain(200)
 
     async def prepare(self, flow: str) -> str:
         """The name of a new credential to do it with, and nothing that is known from before."""
         self.number += 1
         name = f"Relay {self.number}"
+        self._closes_all()
         if flow != "create":
             password = await self.play.create(self.person, name)
             credential = await self.oracle.named(name)
@@ -72,11 +73,14 @@ class Trial:
             await self.play.settled()
         for messages in self.play.slack.world.messages.values():
             messages.clear()
-        for person in (self.play.wanda, self.play.adam):
-            while person.view:
-                await person.closes()
+        self._closes_all()
         self.play.clock.passes(minutes=2)
         return name
+
+    def _closes_all(self) -> None:
+        world = self.play.slack.world
+        for view in list(world.modals[self.person.id]):
+            world.close(view)
 
     async def act(self, flow: str, name: str) -> bool:
         """The flow by hand, as far as it goes; whether it came to a submission."""
