@@ -88,7 +88,7 @@ class Oracle:
 
     async def judge(self, flow: str, name: str, diary: Diary) -> str:
         """What became of it. Raises AssertionError where words and state part ways, or nothing was said."""
-        done = diary.says(*(phrase.format(name) for phrase in DONE[flow]))
+        done = diary.says("a moment ago: it was done", *(phrase.format(name) for phrase in DONE[flow]))
         not_done = diary.says(*NOT_DONE)
         credential = await self.named(name)
         said = f"{flow} of {name}, {credential and credential.state}; read:\n" + "\n---\n".join(diary.read)
@@ -116,6 +116,7 @@ class Oracle:
             became = credential.state == State.DELETED
             assert held_works is not became, said
         assert told or new_works, f"silence: {said}"  # a password that works, shown, says enough
+        assert not_done or new_works or not shown, f"a password was shown that does not work: {said}"
         if new_works:
             self.known[credential.username] = shown[-1]
         assert not (done and not became), f"said to be done: {said}"
