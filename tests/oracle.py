@@ -23,7 +23,16 @@ DONE = {
     "revoke": ("Revoked {} ", " deleted the SMTP credential {} "),
 }
 """Flow -> what says that it was done."""
-NOT_DONE = ("t work", "othing changed", "othing was changed", "nothing was left behind", "didn't change anything", "I did nothing")
+NOT_DONE = (
+    "t work",
+    "othing changed",
+    "othing was changed",
+    "Nothing was left behind",
+    "No password was made",
+    "No new password was made",
+    "didn't change anything",
+    "I did nothing",
+)
 """What says that it was not."""
 NOT_KNOWN = (CONNECTING, TROUBLE, "Something went wrong on our side", "I'll tell you here in a minute")
 
