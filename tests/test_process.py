@@ -23,16 +23,6 @@ from sandbox.slack import Fault, Slack
 from tests.postgres import free_port
 from tests.stage import PATIENT, Stage, settings, stage
 
-MAIN = """
-import json, os
-from bot import log, run
-from bot.settings import load
-read = load()
-log.configure(read.log_level, read.log_format)
-given = json.loads(os.environ["LIMITS"])
-run.main(read, ("127.0.0.1", given.pop("metrics")), run.Limits(**given))
-"""
-
 
 class SlowSlack(Slack):
     """Takes password messages and calls when the test says so."""
@@ -88,7 +78,11 @@ class Process:
         self._process.send_signal(number)
 
     async def ends(self) -> int:
-        return await asyncio.wait_for(self._process.wait(), 40)
+        return await asyncio.wait_for(self._process.wait(), 100)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +91,7 @@ async def process(environment: dict[str, str], **limits: Any) -> AsyncIterator[P
     given = {"stop": 60, "request": 60, "acknowledge": 60, "health_interval": 0, "longest_pause": 0.1, "metrics": metrics} | limits
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLACK_", "BOT_", "SMTP_", "DATABASE_"))}
     everything = kept | environment | {"LIMITS": json.dumps(given), "PYTHONPATH": str(Path(__file__).parent.parent)}
-    started = await asyncio.create_subprocess_exec(sys.executable, "-c", MAIN, env=everything)
+    started = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.killable", env=everything)
     async with aiohttp.ClientSession() as client:
         try:
             yield Process(started, metrics, client)
