@@ -15,6 +15,7 @@ import psycopg
 from sqlalchemy import Engine, event
 
 from bot import log, run
+from bot.services import Limits
 from bot.settings import load
 
 
@@ -50,7 +51,7 @@ def watch(commits: Commits) -> None:
         commit(connection)
         commits.passes("after")
 
-    psycopg.Connection.commit = watched  # type: ignore[method-assign]
+    psycopg.Connection.commit = watched  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
     settings = load()
     log.configure(settings.log_level, settings.log_format)
     given = json.loads(os.environ["LIMITS"])
-    run.main(settings, ("127.0.0.1", given.pop("metrics")), run.Limits(**given))
+    run.main(settings, ("127.0.0.1", given.pop("metrics")), Limits(**given))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from storage.errands import Kind
 from storage.models import State
 from storage.passwords import Hasher
 from tests.cable import Wire
-from tests.oracle import Diary, Oracle
+from tests.oracle import DONE, FLOWS, Diary, Oracle
 from tests.stage import BY_TEST, PATIENT, Stage, settings, stage
-from tests.test_faults import known_troubles
+from tests.test_faults import known_troubles, trial
 
 
 # --- several replicas ---
@@ -158,7 +158,8 @@ async def creates_and_deletes(play: Stage, person: Person) -> None:
 async def test_an_errand_is_taken_by_one(database_url: str) -> None:
     stores = [Database(database_url) for _ in range(3)]
     await stores[0].upgrade()
-    await stores[0].note(lambda tx: [errands.add(tx, Kind.NOTICE, channel_id=f"C{number}") for number in range(60)])
+    for number in range(60):
+        await stores[0].note(errands.add, Kind.NOTICE, channel_id=f"C{number}")
     taken = await asyncio.gather(*(store.note(errands.take, 7) for store in stores * 4))
     ids = [one.id for some in taken for one in some]
     assert len(ids) == len(set(ids)) == 60
@@ -258,6 +259,19 @@ async def test_so_are_suspensions_and_roles(lossy: Lossy, act: str, arrives: boo
         "grant": play.mia.id in [one.principal for one in held],
     }
     assert is_so[act] is arrives
+
+
+# --- Slack applies what an acknowledgement says after what came later ---
+@pytest.mark.parametrize("flow", [*FLOWS, "suspend"])
+async def test_a_result_never_loses_against_its_own_acknowledgement(tmp_path: Path, flow: str) -> None:
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", late_acks=0.06) as play, trial(play) as one:
+        name = await one.prepare(flow)
+        assert await one.act(flow, name)
+        await one.settle()
+        assert play.wanda.view
+        shown = play.wanda.read(play.wanda.view)
+        assert any(phrase.format(name) in shown for phrase in (*DONE.get(flow, ()), "Suspended {} ")), shown
+        assert "…" not in shown
 
 
 # --- SQLite is locked by another process ---

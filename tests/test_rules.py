@@ -23,6 +23,7 @@ from storage import access, credentials, grants, lifecycle, logins, passwords, s
 from storage.access import EMERGENCY, FRESH, STRONGEST_FIRST, TABLE, Action, Actor, Right, Role, Standing
 from storage.audit import Origin, Surface
 from storage.database import Database, Trouble
+from storage.listing import Order
 from storage.models import State, Workspace
 from storage.passwords import Hasher
 from storage.refusals import Barred, ChannelPaused, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated
@@ -61,7 +62,9 @@ async def zeta(db: Database) -> Workspace:
 
 
 # --- how old an answer of Slack may be ---
-LONGEST = {action: EMERGENCY if action is Action.DELETE else FRESH for action in Action if action is not Action.MAKE_WORKSPACE}
+LONGEST: dict[Action, int] = {
+    action: EMERGENCY if action is Action.DELETE else FRESH for action in Action if action is not Action.MAKE_WORKSPACE
+}
 
 
 def test_an_emergency_is_an_hour_and_everything_else_a_minute() -> None:
@@ -345,7 +348,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "words": st.text(max_size=codec.WORDS_MAX),
     "about": st.text(max_size=64),
     "inside": st.text(max_size=64),
-    "order": st.sampled_from(codec.Order),
+    "order": st.sampled_from(Order),
     "does": st.sampled_from(codec.Does),
     "home": st.builds(codec.InHome),
     "position": st.integers(0, 10**6),
@@ -428,7 +431,8 @@ def test_a_table_has_a_row_for_each(table: Any, keys: Any) -> None:
 
 
 def test_a_stronger_role_may_do_what_a_weaker_may() -> None:
-    for stronger, weaker in itertools.pairwise(STRONGEST_FIRST):
+    strongest_first: tuple[Any, ...] = STRONGEST_FIRST
+    for stronger, weaker in itertools.pairwise(strongest_first):
         assert TABLE[stronger] >= TABLE[weaker]
 
 
