@@ -31,7 +31,7 @@ fuzz: $(VENV)/dev
 soak: $(VENV)/dev
 	$(BIN)/python -m tests.soak
 	LATE_ACKS=0.06 $(BIN)/pytest tests/test_create.py tests/test_rotate.py tests/test_revoke.py tests/test_list_and_delete.py tests/test_suspend_and_expiry.py
-	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/test_typed.py tests/test_rules.py
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/test_typed.py tests/test_rules.py tests/test_model.py
 
 screenshots: $(VENV)/dev
 	$(BIN)/python -m tests.screenshots
