@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test check demo run bench fuzz screenshots wheel wheelhouse package lock clean
+.PHONY: test check demo run bench fuzz soak screenshots wheel wheelhouse package lock clean
 
 demo: $(VENV)/demo
 	$(BIN)/smtp-bot demo
@@ -26,6 +26,12 @@ bench: $(VENV)/dev
 
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.mail_fuzz
+
+# Kills, wrong answers of Slack and examples, all of what the suite tries a few of: an hour or more.
+soak: $(VENV)/dev
+	$(BIN)/python -m tests.soak
+	LATE_ACKS=0.06 $(BIN)/pytest tests/test_create.py tests/test_rotate.py tests/test_revoke.py tests/test_list_and_delete.py tests/test_suspend_and_expiry.py
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest tests/test_typed.py tests/test_rules.py tests/test_model.py
 
 screenshots: $(VENV)/dev
 	$(BIN)/python -m tests.screenshots

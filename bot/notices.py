@@ -27,6 +27,11 @@ LIMITS = {
     "recipients_hour": "its limit of recipients an hour",
     "recipients_day": "its limit of recipients a day",
 }
+UNFINISHED = (
+    (What.CREATE, {What.ACTIVATE}, "No password was made. I'll delete the credential in a few minutes; create it again then."),
+    (What.ROTATE, {What.FINISH_ROTATION}, "No new password was made; the old one still works. Rotate it again in a few minutes."),
+)
+"""What no password was made for because the outcome of its first step was not known: no password can come of it any more."""
 
 
 def message(rows: list[Block], *feet: str) -> dict[str, Any]:
@@ -161,8 +166,12 @@ def not_rotated(credential: Credential, event: AuditEvent, channel: str) -> list
 
 def outcome(done: Sequence[AuditEvent], named: dict[str, str]) -> list[Block]:
     """For whoever was told that the outcome was not known yet. `named`: the names of credentials, by id."""
+    did = {event.action for event in done}
     if not done:
         return [line("About what I didn't know a moment ago: nothing was changed. Try again.")]
+    for begun, ends, said in UNFINISHED:
+        if begun in did and not did & ends:
+            return [line("About what I didn't know a moment ago: it was begun and not finished. ", said)]
     rows = []
     for event in done[:NAMED_MAX]:
         about: list[Piece] = []

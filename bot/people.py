@@ -220,8 +220,7 @@ class _Memory(Generic[Answer]):
             self._asking[key] = asking, moment
             asking.add_done_callback(lambda done: self._asked(key, done))
         async with outside():
-            known = await asyncio.shield(asking)
-        return known or self._usable(key, moment)
+            return await asyncio.shield(asking) or self._usable(key, moment)
 
     def _usable(self, key: str, moment: datetime | None) -> _Known[Answer] | None:
         known = self._known.get(key)

@@ -246,7 +246,7 @@ class Bot:
         await self._insist(address)
         http = ClientSession(trust_env=True)
         self._stack.push_async_callback(http.close)
-        self._socket = SocketMode(bolt, address, db, http, self.limits.ping)
+        self._socket = SocketMode(bolt, address, db, http, self.limits.ping, self.limits.last_words)
         self._stack.push_async_callback(self._socket.close)
         self._health.waiting = "starting: the Socket Mode connection to Slack is not open yet"
         await self._socket.start()

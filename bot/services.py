@@ -8,6 +8,7 @@ from bot.delivery import PLACES, WAITING_MAX, Work
 from bot.people import ASK_LIMIT, People
 from bot.settings import Settings
 from bot.slack import LOOKS, Slack
+from bot.socket_mode import LAST_WORDS
 from storage.database import Database
 from storage.leaks import Resolver
 from storage.passwords import CROCKFORD, Hasher
@@ -30,6 +31,8 @@ class Limits:
     waiting: int = WAITING_MAX
     stop: float = 25.0
     """That a shutdown waits for work under way."""
+    last_words: float = LAST_WORDS
+    """That it waits for what Slack has already sent over Socket Mode."""
     health_interval: float = 10.0
     """That an answer of the database is taken for."""
     health_patience: float = 2.0

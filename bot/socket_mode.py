@@ -27,7 +27,7 @@ STEADY = 10.0  # seconds after which a connection was a good one
 FIRST_PAUSE = 0.25  # seconds
 LONGEST_PAUSE = 30.0  # seconds
 ENVELOPES_AT_ONCE = 256
-LAST_WORDS = 1.0  # seconds that a stop waits for what Slack has already sent
+LAST_WORDS = 1.0  # seconds
 LAST = b"last"
 
 log = structlog.get_logger(__name__)
@@ -48,6 +48,7 @@ class SocketMode:
         ask_address: asks Slack where to connect (`apps.connections.open`).
         db: remembers what was received, so that a repeated envelope is acknowledged and nothing more.
         ping_interval: seconds; a connection whose ping is not answered in half of it is cut.
+        last_words: seconds that a stop waits for what Slack has already sent.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class SocketMode:
         db: Database,
         http: ClientSession,
         ping_interval: float = PING_INTERVAL,
+        last_words: float = LAST_WORDS,
     ) -> None:
         self._ping_interval = ping_interval
+        self._last_words = last_words
         self._app = app
         self._ask_address = ask_address
         self._db = db
@@ -87,7 +90,7 @@ class SocketMode:
         if connection is not None and not connection.closed:
             # Slack answers a ping after all that it has sent before.
             with contextlib.suppress(TimeoutError, ClientError, OSError):
-                async with asyncio.timeout(min(LAST_WORDS, timeout)):
+                async with asyncio.timeout(min(self._last_words, timeout)):
                     await connection.ping(LAST)
                     await self._took_last.wait()
         self._taking = False

@@ -99,14 +99,17 @@ def command(text: str, name: str) -> tuple[str, str]:
     return word.lower().strip(":,.;!?"), unquote(rest)
 
 
-def unquote(text: str) -> str:
-    """The text without blanks around it, and without the quotes, plain or typographic, that stand around all of it."""
+def unquote(text: str, most: int = QUOTES_MAX) -> str:
+    """The text without blanks around it, and without the quotes, plain or typographic, that stand around all of it; `most`: nested."""
     text = text.strip()
-    for _ in range(QUOTES_MAX):
+    for left in range(most, 0, -1):
         ends = text[:1] + _QUOTES.get(text[:1], "")
         within = text.strip(ends)
-        if len(text) < 2 or _QUOTES.get(text[0]) != text[-1] or _quoted(within, ends):
+        if len(text) < 2 or _QUOTES.get(text[0]) != text[-1]:
             break
+        if _quoted(within, ends):
+            inside = unquote(within, left - 1)
+            return text if inside == within or _quoted(inside, ends) else inside
         layers = min(len(text) - len(text.lstrip(ends)), len(text) - len(text.rstrip(ends)))
         text = text[layers:-layers].strip() if within else ""
     return text

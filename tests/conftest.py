@@ -5,12 +5,19 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-import psycopg
+import hypothesis
 import pytest
 
 from storage.database import Database
 from tests import postgres
 from tests.stage import Stage, stage
+
+# The same examples each time, however slow the machine is; `make soak` draws others.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("soak", hypothesis.settings.get_profile("suite"), derandomize=False, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 def need(what: str) -> NoReturn:
@@ -37,9 +44,7 @@ def postgres_url(postgres_server: str) -> str:
     """The address of a new, empty PostgreSQL database."""
     global _made
     _made += 1
-    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE test_{_made}")
-    return f"{postgres_server}/test_{_made}"
+    return postgres.new_database(postgres_server, f"test_{_made}")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -31,6 +31,13 @@ def binaries() -> Path | None:
     return Path(on_path).parent if on_path else None
 
 
+def new_database(server: str, name: str) -> str:
+    """The address of a new, empty database in the cluster."""
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,8 +32,18 @@ from storage.passwords import Parsed, find
 from tests import raw
 
 MANIFEST: dict[str, Any] = yaml.safe_load((Path(__file__).parent.parent / "manifest.yml").read_text())
-PATIENT = Limits(acknowledge=60, question=60, request=60, stop=60, health_interval=0, health_patience=60, looks=(0.01, 0.05, 0.2, 1.0))
+PATIENT = Limits(
+    acknowledge=60,
+    question=60,
+    request=60,
+    stop=60,
+    last_words=60,
+    health_interval=0,
+    health_patience=60,
+    looks=(0.01, 0.05, 0.2, 1.0),
+)
 """Nothing fails because the machine is slow."""
+LATE_ACKS = float(os.environ.get("LATE_ACKS", "0"))  # seconds; `make soak` runs the flows with it too
 BY_TEST = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, reference="test")
 
 
@@ -126,11 +137,17 @@ def settings(**given: Any) -> Settings:
 
 @contextlib.asynccontextmanager
 async def stage(
-    database_url: str, mode: str, limits: Limits = PATIENT, kind: type[Slack] = Slack, start: bool = True, **more: Any
+    database_url: str,
+    mode: str,
+    limits: Limits = PATIENT,
+    kind: type[Slack] = Slack,
+    start: bool = True,
+    late_acks: float = LATE_ACKS,
+    **more: Any,
 ) -> AsyncIterator[Stage]:
     """Starts all of it. `mode`: `socket` or `http`. Without `start` all but the bot."""
     clock = Clock()
-    slack = kind(clock.seconds, event_retries=(0.0, 0.0, 0.0), ack_timeout=60)
+    slack = kind(clock.seconds, event_retries=(0.0, 0.0, 0.0), ack_timeout=60, late_acks=late_acks)
     app = slack.install(MANIFEST)
     olga, adam, wanda, rita, rex, mia = (slack.add_person(name) for name in ("olga", "adam", "wanda", "rita", "rex", "mia"))
     gus = slack.add_person("gus", is_restricted=True)

@@ -363,13 +363,3 @@ async def test_a_late_trigger_says_so(play: Stage) -> None:
     play.slack.fail("views.open", Fault("expired_trigger_id"))
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees("That took too long to open. Try again.", play.mail)
-
-
-async def test_a_modal_of_an_older_release_says_how_to_start_again(play: Stage) -> None:
-    await play.wanda.types(play.mail, "/smtp create Relay")
-    view = await play.wanda.sees_modal("New SMTP credential")
-    for change in ({"callback_id": "create_v0"}, {"private_metadata": '{"workspace": 1}'}, {"private_metadata": "x"}):
-        view.content.update(change)
-        answer = await play.slack.deliver("interactive", play.wanda.submission(view))
-        assert "made before I was updated" in str(answer.body)
-    assert await play.credentials() == []

@@ -23,16 +23,6 @@ from sandbox.slack import Fault, Slack
 from tests.postgres import free_port
 from tests.stage import PATIENT, Stage, settings, stage
 
-MAIN = """
-import json, os
-from bot import log, run
-from bot.settings import load
-read = load()
-log.configure(read.log_level, read.log_format)
-given = json.loads(os.environ["LIMITS"])
-run.main(read, ("127.0.0.1", given.pop("metrics")), run.Limits(**given))
-"""
-
 
 class SlowSlack(Slack):
     """Takes password messages and calls when the test says so."""
@@ -88,7 +78,11 @@ class Process:
         self._process.send_signal(number)
 
     async def ends(self) -> int:
-        return await asyncio.wait_for(self._process.wait(), 40)
+        return await asyncio.wait_for(self._process.wait(), 100)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +91,7 @@ async def process(environment: dict[str, str], **limits: Any) -> AsyncIterator[P
     given = {"stop": 60, "request": 60, "acknowledge": 60, "health_interval": 0, "longest_pause": 0.1, "metrics": metrics} | limits
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLACK_", "BOT_", "SMTP_", "DATABASE_"))}
     everything = kept | environment | {"LIMITS": json.dumps(given), "PYTHONPATH": str(Path(__file__).parent.parent)}
-    started = await asyncio.create_subprocess_exec(sys.executable, "-c", MAIN, env=everything)
+    started = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.killable", env=everything)
     async with aiohttp.ClientSession() as client:
         try:
             yield Process(started, metrics, client)
@@ -239,6 +233,21 @@ async def test_who_waits_for_slack_keeps_nobody_from_working(tmp_path: Path) -> 
         await play.rita.sees("No SMTP credentials in Acme yet")
         slack.gate.set()
         await play.wanda.sees_modal("New SMTP credential")
+
+
+async def test_many_who_need_the_same_answer_of_slack_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    limits = replace(PATIENT, places=1)
+    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", limits, SlowSlack) as play:
+        slack = play.slack
+        assert isinstance(slack, SlowSlack)
+        slack.slow = "usergroups.users.list"
+        slack.gate.clear()
+        for person in (play.wanda, play.rita, play.rex):
+            await person.types(play.mail, "/smtp list")
+        await slack.world.until(lambda: [one.what for one in slack.traffic].count("users.info") == 3 or None, 40)
+        slack.gate.set()
+        for person in (play.wanda, play.rita, play.rex):
+            await person.sees("No SMTP credentials in Acme yet", play.mail)
 
 
 async def test_when_too_many_wait_the_next_one_reads_that_the_bot_is_busy(play: Stage) -> None:
