@@ -7,7 +7,7 @@ import structlog
 
 from bot.door import describe
 from bot.services import Services, new_reference
-from storage import credentials, errands, lifecycle, posted, seen
+from storage import credentials, errands, lifecycle, posted, queue, seen
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.refusals import NotDue
@@ -47,3 +47,4 @@ async def once(services: Services) -> None:
     await db.note(seen.forget_old)
     await db.note(errands.forget_old)
     await db.note(posted.forget_old)
+    await db.note(queue.forget_old)

@@ -95,6 +95,7 @@ DONE = {
     What.MAP_CHANNEL: "The channel was connected",
     What.UNMAP_CHANNEL: "The channel was disconnected",
     What.MAKE_WORKSPACE: "The mail workspace was made",
+    What.QUEUE: "The mail servers were told what to do with its queued mail",
 }
 TROUBLES = {
     Trouble.AWAY: "The database doesn't answer, so nothing was changed. Try again in a minute; from a shell it won't work either.",

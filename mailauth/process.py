@@ -229,7 +229,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets) -> None:
     loop.add_reader(0, _parent_gone, end)
     os.set_blocking(1, False)
 
-    db = Database(_existing(config.database_url))
+    db = Database(existing(config.database_url))
     hasher = Hasher(*config.argon2)
     verifier = Verifier(db, hasher, journal=Journal(config.journal) if config.journal else None)
     server = Server(config, verifier, connection_limit(), lambda: _say("alive"))
@@ -249,7 +249,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets) -> None:
     await db.close()
 
 
-def _existing(database_url: str) -> str:
+def existing(database_url: str) -> str:
     """The same database, but an SQLite file that is not there is not made."""
     url = parse_url(database_url)
     if url.get_backend_name() != "sqlite":

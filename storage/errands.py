@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, or_, select, update
 
 from storage import posted
 from storage.database import Transaction
-from storage.models import AUDIT_EVENTS, CHANNEL_MAPPINGS, ERRANDS, Errand, PostedMessage, as_row
+from storage.models import AUDIT_EVENTS, CHANNEL_MAPPINGS, ERRANDS, QUEUE_ORDERS, Errand, PostedMessage, as_row
 
 if TYPE_CHECKING:
     from storage.audit import Changed
@@ -28,6 +28,7 @@ JUST_TOLD = timedelta(hours=1)
 """So long a message about a credential is brought up to date instead of posting another."""
 TOLD = "told"
 """The outcome of an errand that reached somebody."""
+QUEUE_TOLD_AFTER = timedelta(seconds=65)  # the minute in which hosts hold what is in flight, and a little
 ALARMS_AN_HOUR = 5  # messages about one credential that each raise an alarm of their own
 
 
@@ -58,6 +59,8 @@ class Kind(StrEnum):
     """Tells the author of a message that a password stands in it."""
     FIRST_USE = "first_use"
     """Tells the maker of a credential that it logged in for the first time."""
+    QUEUE = "queue"
+    """Tells whoever ordered something about queued mail what the mail servers did, unless they saw it."""
 
 
 def owe(tx: Transaction, changed: "Changed") -> None:
@@ -94,6 +97,8 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             add(tx, Kind.ENDED, **about, person=credential.created_by, channel_id=credential.created_in)
         case What.CANCEL_ROTATION if credential:
             add(tx, Kind.NOT_ROTATED, **about, person=credential.rotation_by, channel_id=credential.rotation_in)
+        case What.QUEUE if changed.origin.actor.user.startswith(("U", "W")):
+            add(tx, Kind.QUEUE, **about, person=changed.origin.actor.user, ids=_queue_orders(tx, changed), after=QUEUE_TOLD_AFTER)
     match changed.what:
         case What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT:
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
@@ -101,6 +106,13 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)
         case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL if workspace:
             settle(tx, posted.about_workspace(tx, workspace.id), about)
+
+
+def _queue_orders(tx: Transaction, changed: "Changed") -> tuple[str, ...]:
+    """The numbers of the orders that this change has just written down."""
+    columns = QUEUE_ORDERS.c
+    mine = select(columns.id).where(columns.username.in_([one.username for one in changed.credentials]), columns.ordered_at == tx.now)
+    return tuple(map(str, tx.connection.scalars(mine.order_by(columns.id))))
 
 
 def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE, told: frozenset[str] = frozenset()) -> int:
