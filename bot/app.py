@@ -21,6 +21,7 @@ from bot import (
     leak,
     listing,
     past,
+    queue,
     revoke,
     rotate,
     row,
@@ -88,6 +89,7 @@ def register(app: AsyncApp, services: Services) -> None:
     access_modal.register(app, door)
     audit_log.register(app, door)
     past.register(app, door)
+    queue.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))

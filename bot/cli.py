@@ -459,9 +459,7 @@ def audit_export(
 Usernames = Annotated[list[str], typer.Argument(metavar="USERNAME...")]
 Configs = Annotated[
     list[str] | None,
-    typer.Option(
-        "--config", "-c", metavar="FOLDER", help="Postfix's configuration folder, one or more. Else: all of its instances."
-    ),
+    typer.Option("--config", "-c", metavar="FOLDER", help="Postfix's configuration folder, one or more. Else: all of its instances."),
 ]
 
 

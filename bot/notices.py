@@ -184,6 +184,14 @@ def first_use(credential: Credential, remote: str | None) -> list[Block]:
     return [line(bold(credential.name), " logged in for the first time", *whence, *at, ".")]
 
 
+def queued(about: Sequence[Credential], said: list[Block]) -> list[Block]:
+    """For whoever ordered something about queued mail. `said`: what the mail servers did."""
+    named: list[Piece] = [f"{len(about)} SMTP credentials"]
+    if len(about) == 1:
+        named = [bold(about[0].name), " (", code(about[0].username), ")"]
+    return [line("About ", *named, ":"), *said]
+
+
 def revoked_all(workspace: Workspace, count: str) -> list[Block]:
     """For whoever ordered it."""
     return [
