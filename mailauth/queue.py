@@ -189,8 +189,7 @@ class Queues:
             return []
         command = [program("postsuper"), "-c", instance.config, option, "-", *where]
         try:
-            text = "".join(f"{one}
-" for one in given).encode()
+            text = "".join(f"{one}\n" for one in given).encode()
             done = subprocess.run(command, input=text, capture_output=True, env=ENVIRONMENT, timeout=self.search_limit, check=False)  # noqa: S603
         except subprocess.TimeoutExpired:
             raise QueueError(f"postsuper took over {self.search_limit:.0f} seconds") from None
