@@ -108,7 +108,7 @@ def _targets(tx: Transaction, actor: Actor, usernames: list[str]) -> tuple[Targe
     """With what the person was denied, by username."""
     if actor.barred:
         raise PersonBarred(actor.barred)
-    targets = Targets([], [], [], [], {})
+    targets = Targets([], [], [], [], {}, holdable=queue_orders.hosts(tx))
     denials: list[tuple[Refusal, str]] = []
     known = {one.username: one for one in listing.by_usernames(tx, usernames)}
     places: dict[int, tuple[Workspace, NotAllowed | None]] = {}
@@ -139,7 +139,6 @@ def _targets(tx: Transaction, actor: Actor, usernames: list[str]) -> tuple[Targe
                 targets.resumable.add(credential.id)
         else:
             targets.refused.append((credential, workspace))
-    targets.holdable = bool(targets.found) and queue_orders.hosts(tx)
     targets.traffic.update(mail_servers.traffic(tx, [one.id for one, _ in targets.found]))
     return targets, denials
 
