@@ -400,7 +400,7 @@ class Orders:
         self._db = Database(existing(config.database_url))
         self._held: dict[int, float] = {}
         """When orders to hold were carried out last."""
-        self._wrong: str | None = None
+        self._wrong: str | None = "starting"
 
     async def run(self) -> None:
         """Until the process that is root is gone."""

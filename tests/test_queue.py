@@ -1,11 +1,13 @@
 """What a leaked credential has queued: held, released, deleted and counted in the real Postfix, by hand and as people order it in Slack."""
 
+import asyncio
 import contextlib
 import json
 import os
 import smtplib
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,12 @@ from typer.testing import CliRunner, Result
 from bot.cli import cli
 from mailauth import queue as postfix_queue
 from mailauth.queue import Instance, QueueError, Queues, carry_out, listing, read_usernames
+from storage import audit, queue
 from storage.queue import Act
-from tests import mail_servers
+from tests import mail_servers, raw
+from tests.mail_servers import Session
+from tests.stage import BY_TEST, Stage
+from tests.test_mail_servers import authd, make
 
 LEAKED, OTHER = "smtp-acme-abcd1234", "smtp-acme-wxyz5678"
 STOPPED = {"defer_transports": "discard"}
@@ -378,3 +384,84 @@ async def test_without_a_host_that_takes_orders_nothing_is_offered(play: Stage) 
     username, _ = await make(play)
     await play.rex.types(play.lobby, f"/smtp revoke {username}")
     assert "Queued mail" not in play.rex.read(await play.rex.sees_modal("Revoke credentials"))
+
+
+# --- the service ---
+@contextlib.asynccontextmanager
+async def service(play: Stage, mx: Mx, user: str, *before: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`smtp-bot queue serve` as a process, with the rights that its unit leaves it. `before`: what it is run by."""
+    environment = os.environ | {"DATABASE_URL": play.database_url, "LOG_FORMAT": "json", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    rights = "-all,+dac_read_search,+setuid,+setgid"
+    confined = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", "--no-new-privs"]
+    command = [*confined, sys.executable, "-m", "bot", "queue", "serve", "--user", user, "--name", "mx1", "-c", mx.instance.config]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, cwd="/", stderr=asyncio.subprocess.PIPE)
+    assert process.stderr
+    try:
+        while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), LIMIT)):
+            assert line, "it ended"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await asyncio.wait_for(process.communicate(), LIMIT)
+
+
+def children(pid: int) -> list[tuple[int, int, str]]:
+    """Of each child: its number, whom it runs as, and its capabilities."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines())
+            found.append((int(child), int(fields["Uid"].split()[1]), fields["CapEff"]))
+    return found
+
+
+async def test_what_leaked_is_held_in_a_real_postfix(play: Stage, folder: Path) -> None:
+    """With log-ins, the service in the rights of its unit, a revoke in Slack, and an admin who releases."""
+    username, password = await make(play)
+    other, others = await make(play, "Other")
+    if play.db.sqlite:  # the account that takes orders reaches the file as authd's does
+        for path in (Path(play.db.url.database or ""), *Path(play.db.url.database or "").parents):
+            if path.is_relative_to("/tmp") and path != Path("/tmp"):
+                path.chmod(0o777)
+        for path in Path(play.db.url.database or "").parent.glob("bot.db-*"):
+            path.chmod(0o666)
+    async with authd(play, folder) as (changes, _):
+        with mail_servers.postfix(folder, "submission-authd.cf", changes, more=STOPPED) as running:
+            mx = Mx(running.submission, Instance(str(folder / "postfix"), folder / "queue"))
+            for name, secret, messages in ((username, password, 3), (other, others, 1)):
+                with Session(running.submission) as session:
+                    assert await asyncio.to_thread(session.log_in, name, secret) == 235
+                    for _ in range(messages):
+                        await asyncio.to_thread(session.send)
+            assert await asyncio.to_thread(mx.where) == {"deferred": 4}
+            async with service(play, mx, "nobody") as process:
+                [(_, uid, capabilities)] = children(process.pid)
+                assert (uid, int(capabilities, 16)) == (65534, 0)
+                await revoke(play, username)
+                await play.rex.sees_modal("3 held on mx1")
+                assert await asyncio.to_thread(mx.where) == {"deferred": 1, "hold": 3}
+                assert await asyncio.to_thread(mx.usernames, "deferred") == [other]
+                await play.adam.types(play.mail, f"/smtp whois {username}")
+                await play.adam.presses("Release…", await play.adam.sees("3 held on mx1", play.mail))
+                await play.settled()
+                while (await play.db.read(queue.waiting_for, "mx1")) or not await raw.sql(
+                    play.db, "SELECT 1 FROM queue_answers JOIN queue_orders ON id = order_id WHERE action = 'release' AND count = 3"
+                ):
+                    await asyncio.sleep(0.05)
+                assert await asyncio.to_thread(mx.where) == {"deferred": 4}
+                await play.adam.types(play.mail, f"/smtp whois {username}")
+                await play.adam.sees("3 released on mx1", play.mail)
+
+
+async def test_the_service_ends_with_either_of_its_processes(play: Stage, mx: Mx) -> None:
+    async with service(play, mx, "root") as process:
+        [(child, *_)] = children(process.pid)
+        os.kill(child, 9)
+        assert await asyncio.wait_for(process.wait(), LIMIT) == 1
+    async with service(play, mx, "root") as process:
+        [(child, *_)] = children(process.pid)
+        process.kill()
+        await process.wait()
+        while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+            await asyncio.sleep(0.02)
