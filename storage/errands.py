@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, or_, select, update
 
 from storage import posted
 from storage.database import Transaction
-from storage.models import AUDIT_EVENTS, CHANNEL_MAPPINGS, ERRANDS, QUEUE_ORDERS, Errand, PostedMessage, as_row
+from storage.models import AUDIT_EVENTS, CHANNEL_MAPPINGS, ERRANDS, Errand, PostedMessage, as_row
 
 if TYPE_CHECKING:
     from storage.audit import Changed
@@ -98,7 +98,7 @@ def owe(tx: Transaction, changed: "Changed") -> None:
         case What.CANCEL_ROTATION if credential:
             add(tx, Kind.NOT_ROTATED, **about, person=credential.rotation_by, channel_id=credential.rotation_in)
         case What.QUEUE if changed.origin.actor.user.startswith(("U", "W")):
-            add(tx, Kind.QUEUE, **about, person=changed.origin.actor.user, ids=_queue_orders(tx, changed), after=QUEUE_TOLD_AFTER)
+            add(tx, Kind.QUEUE, **about, person=changed.origin.actor.user, ids=changed.orders, after=QUEUE_TOLD_AFTER)
     match changed.what:
         case What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT:
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
@@ -106,13 +106,6 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)
         case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL if workspace:
             settle(tx, posted.about_workspace(tx, workspace.id), about)
-
-
-def _queue_orders(tx: Transaction, changed: "Changed") -> tuple[str, ...]:
-    """The numbers of the orders that this change has just written down."""
-    columns = QUEUE_ORDERS.c
-    mine = select(columns.id).where(columns.username.in_([one.username for one in changed.credentials]), columns.ordered_at == tx.now)
-    return tuple(map(str, tx.connection.scalars(mine.order_by(columns.id))))
 
 
 def _notify(tx: Transaction, workspace_id: int, about: dict[str, Any], kind: Kind = Kind.NOTICE, told: frozenset[str] = frozenset()) -> int:

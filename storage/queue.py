@@ -71,7 +71,9 @@ def order(tx: Transaction, origin: Origin, act: Act, credential_ids: Sequence[st
             current.credentials = rows(tx, select(CREDENTIALS).where(CREDENTIALS.c.id.in_([row.id for row in here])))
             about = {"action": act.value, "ordered_at": tx.now, "ordered_by": origin.actor.user, "workspace_id": workspace_id}
             made = insert(QUEUE_ORDERS).returning(QUEUE_ORDERS.c.id)
-            numbers += tx.connection.scalars(made, [about | {"username": one.username} for one in current.credentials])
+            here_made = sorted(tx.connection.scalars(made, [about | {"username": one.username} for one in current.credentials]))
+            current.orders = tuple(map(str, here_made))
+            numbers += here_made
     return numbers
 
 
