@@ -23,7 +23,7 @@ from storage.queue import Act
 from tests import mail_servers, raw
 from tests.conftest import need
 from tests.mail_servers import Session
-from tests.stage import BY_TEST, Stage
+from tests.stage import BY_TEST, Stage, stage
 from tests.test_mail_servers import authd, make
 
 LEAKED, OTHER = "smtp-acme-abcd1234", "smtp-acme-wxyz5678"
@@ -446,16 +446,21 @@ def children(pid: int) -> list[tuple[int, int, str]]:
     return found
 
 
-async def test_what_leaked_is_held_in_a_real_postfix(play: Stage, folder: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgres"])
+async def shared(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Stage]:
+    """The bot, with a store that the account of the queue service reaches."""
+    url = f"sqlite:///{folder / 'bot.db'}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    async with stage(url, "socket") as play:
+        for path in (folder, *folder.glob("bot.db*")):
+            path.chmod(0o777)
+        yield play
+
+
+async def test_what_leaked_is_held_in_a_real_postfix(shared: Stage, folder: Path) -> None:
     """With log-ins, the service in the rights of its unit, a revoke in Slack, and an admin who releases."""
+    play = shared
     username, password = await make(play)
     other, others = await make(play, "Other")
-    if play.db.sqlite:  # the account that takes orders reaches the file as authd's does
-        for path in (Path(play.db.url.database or ""), *Path(play.db.url.database or "").parents):
-            if path.is_relative_to("/tmp") and path != Path("/tmp"):
-                path.chmod(0o777)
-        for path in Path(play.db.url.database or "").parent.glob("bot.db-*"):
-            path.chmod(0o666)
     async with authd(play, folder) as (changes, _):
         with mail_servers.postfix(folder, "submission-authd.cf", changes, more=STOPPED) as running:
             mx = Mx(running.submission, Instance(str(folder / "postfix"), folder / "queue"))
@@ -487,6 +492,7 @@ def lives(pid: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("play", ["sqlite-socket"], indirect=True)
 async def test_the_service_ends_with_either_of_its_processes(play: Stage, mx: Mx) -> None:
     async with service(play, mx, "root") as process:
         [(child, *_)] = children(process.pid)
