@@ -173,7 +173,7 @@ class Queues:
         self._known = {key: value for key, value in self._known.items() if now - value[1] < REMEMBERED}
         for one, username in read_usernames(instance, unknown, self.search_limit):
             if len(self._known) < REMEMBERED_MAX:
-                self._known[instance.config, one] = (username, now)
+                self._known[instance.config, one] = (sys.intern(username), now)
             if username in wanted:
                 found[one] = username
         return found

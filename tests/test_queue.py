@@ -451,8 +451,8 @@ async def shared(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[
     """The bot, with a store that the account of the queue service reaches."""
     url = f"sqlite:///{folder / 'bot.db'}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
     async with stage(url, "socket") as play:
-        for path in (folder, *folder.glob("bot.db*")):
-            path.chmod(0o777)
+        for name in ("", "bot.db", "bot.db-wal", "bot.db-shm") if play.db.sqlite else ():
+            (folder / name).chmod(0o777)
         yield play
 
 
