@@ -25,6 +25,7 @@ from bot import (
     owner,
     past,
     policy,
+    queue,
     revoke,
     rotate,
     row,
@@ -98,6 +99,7 @@ def register(app: AsyncApp, services: Services) -> None:
     audit_log.register(app, door)
     asking.register(app, door)
     past.register(app, door)
+    queue.register(app, door)
     events.register(app, services)
     # Whatever is left is a button or a modal of an older release.
     app.action(ANYTHING)(door.work(outdated))

@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import re
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -37,17 +38,19 @@ from storage.journal import State as JournalState
 from storage.leaks import Standing
 from storage.listing import Order
 from storage.models import CREDENTIALS, AuditEvent, Credential, Listed, State, Workspace
+from storage.names import USERNAME
 from storage.passwords import Hasher, Style
 from storage.past import Past
 from storage.policy import Policy
 from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
-from storage.typed import TEXT_MAX
+from storage.typed import TEXT_MAX, login_name
 from storage.typed import read as read_typed
 
 cli = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 db_cli = typer.Typer(no_args_is_help=True, help="The database.")
 workspace_cli = typer.Typer(no_args_is_help=True, help="Mail workspaces.")
 channel_cli = typer.Typer(no_args_is_help=True, help="Channels and the workspaces they manage.")
+queue_cli = typer.Typer(no_args_is_help=True, help="What credentials have queued in this host's Postfix, held back or let go. As root.")
 audit_cli = typer.Typer(invoke_without_command=True, help="The audit log, newest first.")
 access_cli = typer.Typer(no_args_is_help=True, help="Who has which role.")
 cli.add_typer(db_cli, name="db")
@@ -55,6 +58,7 @@ cli.add_typer(workspace_cli, name="workspace")
 cli.add_typer(channel_cli, name="channel")
 cli.add_typer(audit_cli, name="audit")
 cli.add_typer(access_cli, name="access")
+cli.add_typer(queue_cli, name="queue")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Comma-separated, for a spreadsheet.")]
@@ -836,6 +840,84 @@ def audit_export(
 
     with contextlib.suppress(KeyboardInterrupt):
         with_store(work)
+
+
+# --- on a mail server's host ---
+Usernames = Annotated[list[str], typer.Argument(metavar="USERNAME...")]
+Configs = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="FOLDER", help="Postfix's configuration folder, one or more. Else: all of its instances."),
+]
+
+
+@queue_cli.command("hold")
+def queue_hold(usernames: Usernames, configs: Configs = None) -> None:
+    """Holds back what they have queued: it is kept, and not delivered."""
+    _in_queue("hold", usernames, configs, "on hold")
+
+
+@queue_cli.command("release")
+def queue_release(usernames: Usernames, configs: Configs = None) -> None:
+    """Lets go what is on hold of theirs, whoever held it: it is delivered."""
+    _in_queue("release", usernames, configs, "released")
+
+
+@queue_cli.command("delete")
+def queue_delete(usernames: Usernames, configs: Configs = None) -> None:
+    """Deletes what they have queued, for ever."""
+    _in_queue("delete", usernames, configs, "deleted")
+
+
+@queue_cli.command("count")
+def queue_count(usernames: Usernames, configs: Configs = None, as_json: Json = False) -> None:
+    """Counts what they have queued. Changes nothing."""
+    from mailauth.queue import QueueError, Queues
+
+    log.configure("WARNING", "console")
+    try:
+        counts = Queues(configs or ()).count(_usernames(usernames))
+    except QueueError as error:
+        fail(str(error))
+    for username, found in counts.items():
+        result = {"username": username, "queued": found.queued, "on_hold": found.held}
+        typer.echo(json.dumps(result) if as_json else f"{username}: {found.queued} queued, {found.held} of them on hold")
+
+
+@queue_cli.command("serve")
+def queue_serve(
+    user: Annotated[str, typer.Option(help="The account that reads the store, as authd does; it has no other rights.")] = "smtp-bot",
+    name: Annotated[str | None, typer.Option(help="What people read as this host's name. Else: the host's name.")] = None,
+    configs: Configs = None,
+) -> None:
+    """Holds, releases and deletes as people order it in Slack; a service (`smtp-bot-queue.service`)."""
+    from mailauth import queue
+
+    read = settings()
+    try:
+        queue.serve(queue.QueueConfig(read.database_url.get_secret_value(), user, name or socket.gethostname(), configs or ()))
+    except queue.QueueError as error:
+        fail(str(error))
+
+
+def _in_queue(act: str, typed: list[str], configs: list[str] | None, done: str) -> None:
+    from mailauth.queue import QueueError, Queues
+    from storage.queue import Act
+
+    log.configure("WARNING", "console")
+    usernames = _usernames(typed)
+    try:
+        for username, count in Queues(configs or ()).do(Act(act), usernames).items():
+            typer.echo(f"{username}: {count} {done}")
+    except QueueError as error:
+        fail(str(error))
+
+
+def _usernames(typed: list[str]) -> list[str]:
+    read = [login_name(one) for one in typed]
+    for one, text in zip(read, typed, strict=True):
+        if not USERNAME.fullmatch(one):
+            raise typer.BadParameter(f"{text[:40]!r} is no username of ours, such as smtp-acme-7k2m9x4q", param_hint="USERNAME")
+    return list(dict.fromkeys(read))
 
 
 def _read_state(path: Path) -> audit.Head:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
-from bot import alarm, asking, notices, owner, past, setup, tidy, webhook
+from bot import alarm, asking, notices, owner, past, queue, setup, tidy, webhook
 from bot.blocks import Block
 from bot.door import describe
 from bot.door import notice as notice_view
@@ -632,6 +632,17 @@ async def went_back(services: Services, errand: Errand) -> Result:
     return await _tell(services, errand, past.went_back(standing))
 
 
+async def queued(services: Services, errand: Errand) -> Result:
+    drawn = await queue.answers(services, errand.person or "", errand.workspace_id, [int(one) for one in errand.ids])
+    standing = drawn.standing
+    if standing is None:
+        return Done("gone")
+    if standing.waiting and services.db.clock() - errand.created_at < queue.WAITED:
+        return Later("not all have answered", after=PROOF_EVERY)
+    about = await services.db.read(_about, errand)
+    return await _tell(services, errand, notices.queued(about.credentials, queue.draw(drawn)))
+
+
 KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.NOTICE: notice,
     Kind.ENDED: ended,
@@ -653,4 +664,5 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.WARN: warn,
     Kind.FIRST_USE: first_use,
     Kind.LIMIT: sends_much,
+    Kind.QUEUE: queued,
 }

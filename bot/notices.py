@@ -218,6 +218,14 @@ def sends_much(credential: Credential, workspace: Workspace, traffic: Traffic, w
     return [*rows, line(then), actions(button("Suspend…", OPEN_SUSPEND, value))]
 
 
+def queued(about: Sequence[Credential], said: list[Block]) -> list[Block]:
+    """For whoever ordered something about queued mail. `said`: what the mail servers did."""
+    named: list[Piece] = [f"{len(about)} SMTP credentials"]
+    if len(about) == 1:
+        named = [bold(about[0].name), " (", code(about[0].username), ")"]
+    return [line("About ", *named, ":"), *said]
+
+
 def revoked_all(workspace: Workspace, count: str) -> list[Block]:
     """For whoever ordered it."""
     return [

@@ -6,21 +6,22 @@ the modal says of each what became of it. `workspace:SLUG` stops everything of a
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, impact, suspend, texts
+from bot import blocks, impact, queue, suspend, texts
 from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, actions, bold, code, line, modal, option, plain, principal, when
 from bot.codec import OnCredential, OnMany, OnSlug
 from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
 from bot.reason import asked_for, given_reason, reason_field
 from bot.target import allowed
 from storage import access, credentials, listing, mail_servers, workspaces
+from storage import queue as queue_orders
 from storage.access import Action, Actor
-from storage.audit import What, record_refusal
+from storage.audit import Origin, What, record_refusal
 from storage.credentials import Revoked
 from storage.database import Transaction
 from storage.models import Credential, State, Workspace
@@ -57,6 +58,8 @@ class Targets:
     """Of the unknown ones those that exist. Never shown."""
     resumable: set[str] = field(default_factory=set)
     """The ids of the found ones that the person may resume."""
+    holdable: bool = False
+    """Some mail server takes orders about its queue."""
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -105,7 +108,7 @@ def _targets(tx: Transaction, actor: Actor, usernames: list[str]) -> tuple[Targe
     """With what the person was denied, by username."""
     if actor.barred:
         raise PersonBarred(actor.barred)
-    targets = Targets([], [], [], [], {})
+    targets = Targets([], [], [], [], {}, holdable=queue_orders.hosts(tx))
     denials: list[tuple[Refusal, str]] = []
     known = {one.username: one for one in listing.by_usernames(tx, usernames)}
     places: dict[int, tuple[Workspace, NotAllowed | None]] = {}
@@ -178,19 +181,33 @@ async def submit(request: Request) -> Answer:
     reason = given_reason(request) or ("It leaked." if token.leaked else None)
     origin = request.origin(await request.actor(EVERYWHERE))
     with asked_for():
-        revoked = await request.services.db.change(credentials.delete_each, origin, token.credentials, reason)
+        revoked, orders = await request.services.db.change(_revoke, origin, token.credentials, reason, queue.is_ticked(request))
 
-    def view(proof: Block | None = None) -> dict[str, Any]:
-        return revoked_view(revoked, token.leaked, request.services.command, proof)
+    def view(*news: Block) -> dict[str, Any]:
+        return revoked_view(revoked, token.leaked, request.services.command, news)
+
+    async def show(news: list[Block]) -> bool:
+        return await request.show_result(view(*news))
 
     async def then() -> None:
-        await impact.follow(request, revoked.done[-1][0], What.DELETE, view)
+        gone = revoked.done[-1][0]
+        if orders:
+            await queue.follow(request, orders, show, gone)
+        else:
+            await impact.follow(request, gone, What.DELETE, view)
 
     return Answer(update(view()), then if revoked.done else None)
 
 
-def revoked_view(revoked: Revoked, leaked: bool, command: str, proof: Block | None) -> dict[str, Any]:
-    """Says of each what became of it."""
+def _revoke(tx: Transaction, origin: Origin, credential_ids: list[str], reason: str | None, hold: bool) -> tuple[Revoked, list[int]]:
+    """With the orders to hold what the revoked ones have queued."""
+    revoked = credentials.delete_each(tx, origin, credential_ids, reason)
+    done = [one.id for one, _ in revoked.done]
+    return revoked, queue_orders.order(tx, origin, queue_orders.Act.HOLD, done) if hold else []
+
+
+def revoked_view(revoked: Revoked, leaked: bool, command: str, news: Sequence[Block]) -> dict[str, Any]:
+    """Says of each what became of it. `news`: what the mail servers say."""
     total = len(revoked.done) + len(revoked.refused)
     rows: list[Block] = []
     if total > 1:
@@ -201,7 +218,7 @@ def revoked_view(revoked: Revoked, leaked: bool, command: str, proof: Block | No
         rows.append(line("Revoked ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."))
     rows += [line("Not revoked: ", *texts.sentence(refusal, command)) for refusal in revoked.refused.values()]
     after = [line("I can't delete the message it was in; ask its author or a Slack admin to.")] if leaked else []
-    shown = [*rows[: VIEW_BLOCKS_MAX - len(after) - 1], *after, *([proof] if proof else [])]
+    shown = [*rows[: VIEW_BLOCKS_MAX - len(after) - len(news)], *after, *news]
     return notice(shown, "Revoked" if revoked.done else "Nothing revoked")
 
 
@@ -228,7 +245,8 @@ def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more:
     title = "Revoke leaked credential" if leaked else "Revoke credentials"
     if not targets.found:
         return notice(rows or [line("There is nothing to revoke.")], title)
-    rows = [*rows[: VIEW_BLOCKS_MAX - 1], reason_field()]
+    fields = [*([queue.box(leaked)] if targets.holdable else []), reason_field()]
+    rows = [*rows[: VIEW_BLOCKS_MAX - len(fields)], *fields]
     metadata = OnMany(credentials=[one.id for one, _ in targets.found], channel=request.channel, leaked=leaked).encode()
     return modal(title, rows, REVOKE, submit="Revoke", close="Keep them", metadata=metadata)
 

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from bot.door import describe
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok
-from storage import audit, credentials, errands, lifecycle, owners, posted, seen, tidy
+from storage import audit, credentials, errands, lifecycle, owners, posted, queue, seen, tidy
 from storage.access import Actor
 from storage.audit import Head, Origin, Surface
 from storage.figures import figures
@@ -64,6 +64,7 @@ async def once(services: Services) -> None:
     await db.note(seen.forget_old)
     await db.note(errands.forget_old)
     await db.note(posted.forget_old)
+    await db.note(queue.forget_old)
 
 
 async def look_after_owners(services: Services, by_sweep: Origin) -> None:

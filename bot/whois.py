@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import alarm, blocks, impact, suspend, texts
+from bot import alarm, blocks, impact, queue, suspend, texts
 from bot.blocks import DIVIDER, Block, Piece, actions, bold, button, line, lines, modal, people, plain, principal, when
 from bot.codec import InWhois, OnCredential
 from bot.delete import OPEN_DELETE
@@ -17,11 +17,13 @@ from bot.door import EVERYWHERE, Answer, Door, Request, notice, update
 from bot.leak import strings
 from bot.slack import Ok
 from storage import access, credentials, listing, mail_servers, workspaces
+from storage import queue as queue_orders
 from storage.access import Action, Actor
 from storage.audit import Origin, What, record_refusal
 from storage.database import Transaction
 from storage.leaks import Standing
 from storage.models import Credential, State, Workspace
+from storage.queue import Act
 from storage.refusals import NoSuchCredential, PersonBarred
 from storage.typed import read
 
@@ -131,6 +133,10 @@ class Known:
     """Who can suspend or delete it."""
     resumers: list[str]
     traffic: mail_servers.Traffic = field(default_factory=mail_servers.Traffic)
+    holdable: bool = False
+    """Some mail server takes orders about its queue."""
+    queued: queue_orders.Standing | None = None
+    """What became of the last order about its queued mail."""
 
 
 async def _rows(request: Request, usernames: list[str], pasted: set[str]) -> list[Block]:
@@ -169,7 +175,8 @@ def _known(tx: Transaction, actor: Actor, usernames: list[str]) -> list[Known]:
         if Action.LIST in allowed:
             stoppers, resumers = (access.principals(tx, actor.team or "", workspace, action) for action in (Action.DELETE, Action.CREATE))
             traffic = mail_servers.traffic(tx, [one.id])[one.id]
-            found.append(Known(one, workspace, allowed, stoppers, resumers, traffic))
+            queued = (queue_orders.hosts(tx), queue_orders.latest(tx, one.username))
+            found.append(Known(one, workspace, allowed, stoppers, resumers, traffic, *queued))
     return found
 
 
@@ -187,6 +194,8 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
     leaked = credential.id in token.pasted
     if leaked and credential.state == State.ACTIVE:
         rows.append(line(bold("You pasted its password. It works now, so treat it as leaked.")))
+    if known.queued and (known.queued.answered or known.queued.silent):
+        rows.append(line(bold("Queued mail  "), *queue.said(known.queued), "."))
     offers = _offers(known, token, leaked, now)
     if offers:
         rows.append(actions(*offers))
@@ -222,6 +231,11 @@ def _offers(known: Known, token: InWhois, leaked: bool, now: datetime) -> list[B
     if Action.DELETE in allowed and credential.state in (State.ACTIVE, State.SUSPENDED):
         label, action = ("Revoke…", alarm.OPEN_REVOKE) if leaked else ("Delete…", OPEN_DELETE)
         offers.append(button(label, action, value, style="danger"))
+    held = known.queued is not None and known.queued.act is Act.HOLD
+    if known.holdable and not held and Action.DELETE in allowed and credential.state in (State.DELETED, State.SUSPENDED):
+        offers.append(queue.hold_button(credential.id, token.channel))
+    if held and known.queued and known.queued.count and Action.ADMINISTER in allowed:
+        offers += queue.buttons([credential.id], token.channel)
     return offers
 
 

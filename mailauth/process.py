@@ -237,7 +237,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets, sessions: Se
     loop.add_reader(0, _parent_gone, end)
     os.set_blocking(1, False)
 
-    db = Database(_existing(config.database_url), pooled=config.pooled)
+    db = Database(existing(config.database_url), pooled=config.pooled)
     hasher = Hasher(*config.argon2)
     journal = Journal(config.journal) if config.journal else None
     verifier = Verifier(db, hasher, journal=journal, sessions=sessions, release=config.release)
@@ -258,7 +258,7 @@ async def _work(config: AuthdConfig, number: int, sockets: Sockets, sessions: Se
     await db.close()
 
 
-def _existing(database_url: str) -> str:
+def existing(database_url: str) -> str:
     """The same database, but an SQLite file that is not there is not made."""
     url = parse_url(database_url)
     if url.get_backend_name() != "sqlite":

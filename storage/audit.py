@@ -122,6 +122,8 @@ class Changed:
     last_event: int
     quiet: bool
     """Nobody is told of it."""
+    orders: tuple[str, ...] = ()
+    """The numbers of what it orders, as an errand keeps them."""
 
 
 class Attempt:
@@ -141,6 +143,8 @@ class Attempt:
         """There was nothing to do after all: no row."""
         self.quiet = False
         """One of many steps that are told of together."""
+        self.orders: tuple[str, ...] = ()
+        """The numbers of what it orders of others."""
         self.refused: Refusal | None = None
 
     def allow(self, action: Action, workspace: Workspace | None) -> Right:
@@ -202,7 +206,7 @@ def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = No
     first, last = _append(tx, what, origin, current.rows("done"), reason)
     _keep_ended(tx, last)
     about = current.credentials or ([current.credential] if current.credential else [])
-    errands.owe(tx, Changed(what, origin, current.workspace, about, first, last, current.quiet))
+    errands.owe(tx, Changed(what, origin, current.workspace, about, first, last, current.quiet, current.orders))
 
 
 def _keep_ended(tx: Transaction, event: int) -> None:

@@ -28,6 +28,7 @@ JUST_TOLD = timedelta(hours=1)
 """So long a message about a credential is brought up to date instead of posting another."""
 TOLD = "told"
 """The outcome of an errand that reached somebody."""
+QUEUE_TOLD_AFTER = timedelta(seconds=65)  # the minute in which hosts hold what is in flight, and a little
 ALARMS_AN_HOUR = 5  # messages about one credential that each raise an alarm of their own
 BURST = "burst"
 """Why a warning of what a credential sends is owed, when no limit of its own is."""
@@ -76,6 +77,8 @@ class Kind(StrEnum):
     """Tells an owner what nothing uses."""
     WEBHOOK = "webhook"
     """Sends what happened to the workspace's webhook."""
+    QUEUE = "queue"
+    """Tells whoever ordered something about queued mail what the mail servers did, unless they saw it."""
 
 
 def owe(tx: Transaction, changed: "Changed") -> None:
@@ -123,6 +126,8 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             add(tx, Kind.OWNED, **about, person=credential.owner)
         case What.LEFT:
             add(tx, Kind.LEFT, **about)
+        case What.QUEUE if changed.origin.actor.user.startswith(("U", "W")):
+            add(tx, Kind.QUEUE, **about, person=changed.origin.actor.user, ids=changed.orders, after=QUEUE_TOLD_AFTER)
     match changed.what:
         case What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT:
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)

@@ -25,6 +25,7 @@ SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "kubernetes/smtp-bot.yml").read_text()))
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 EXPOSURE_MAX = 2.0
+EXPOSURE_AS_ROOT_MAX = 2.3
 PROMETHEUS = DEPLOY / "prometheus"
 ALERTS: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]
@@ -57,11 +58,12 @@ def test_systemd_can_read_the_units(analyse: str, units: list[Path]) -> None:
 @pytest.mark.parametrize("service", [unit.name for unit in SERVICES])
 def test_the_services_are_little_exposed(analyse: str, units: list[Path], service: str) -> None:
     unit = next(unit for unit in units if unit.name == service)
-    command: list[str | Path] = [analyse, "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX * 10:.0f}", unit]
+    most = EXPOSURE_AS_ROOT_MAX if "User=root" in unit.read_text().splitlines() else EXPOSURE_MAX
+    command: list[str | Path] = [analyse, "security", "--offline=true", "--no-pager", f"--threshold={most * 10:.0f}", unit]
     read = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     exposed = re.search(r"Overall exposure level for \S+: ([\d.]+)", read.stdout)
     assert exposed, read.stdout + read.stderr
-    assert float(exposed[1]) < EXPOSURE_MAX
+    assert float(exposed[1]) < most
     assert read.returncode == 0
 
 
@@ -73,8 +75,9 @@ def test_a_service_is_never_given_up_and_leaves_no_core(unit: Path) -> None:
 
 
 def test_authd_is_given_no_slack_token() -> None:
-    unit = (DEPLOY / "systemd/smtp-bot-authd.service").read_text()
-    assert re.findall(r"^EnvironmentFile=(.*)", unit, re.MULTILINE) == ["/etc/smtp-bot/authd.env"]
+    for name in ("authd", "queue"):
+        unit = (DEPLOY / f"systemd/smtp-bot-{name}.service").read_text()
+        assert re.findall(r"^EnvironmentFile=(.*)", unit, re.MULTILINE) == ["/etc/smtp-bot/authd.env"]
     authd = COMPOSE["services"]["authd"]
     assert authd["secrets"] == ["database_url"]
     mounted = next(one for one in KUBERNETES if one["kind"] == "StatefulSet" and one["metadata"]["name"] == "smtp-bot-authd")
