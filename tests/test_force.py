@@ -89,7 +89,7 @@ async def test_who_is_removed_from_a_group_is_so_on_every_replica_from_the_next_
     await may_create_on_each(replicas, play.rex)
     await play.olga.changes_group(play.oncall, remove=(play.rex,))
     await replicas.settled()
-    await reads_on_each(replicas, play.rex, "/smtp create Relay", "can't create credentials")
+    await reads_on_each(replicas, play.rex, "/smtp create Relay", "Creating needs the writer role")
     await play.olga.changes_group(play.oncall, add=(play.rex,))
     await replicas.settled()
     await may_create_on_each(replicas, play.rex)
@@ -111,7 +111,7 @@ async def test_a_role_that_is_taken_is_taken_on_every_replica(replicas: Replicas
     await may_create_on_each(replicas, play.wanda)
     held = await play.db.read(grants.of_workspace, play.slack.world.team.id, play.acme)
     await play.db.change(grants.remove, BY_TEST, next(one.id for one in held if one.principal == play.wanda.id))
-    await reads_on_each(replicas, play.wanda, "/smtp create Relay", "can't create credentials")
+    await reads_on_each(replicas, play.wanda, "/smtp create Relay", "Creating needs the writer role")
 
 
 async def test_sweepers_that_come_together_end_a_thing_once_and_tell_it_once(replicas: Replicas) -> None:

@@ -24,7 +24,8 @@ from tests.test_cli import smtp_bot
 
 OWNER = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.SHELL, "ref")
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA"
-HEAD, BEFORE = "0003", "0002"
+STEPS = ["0002", "0003", "0004", "0005", "0006", "0007"]
+HEAD, BEFORE = STEPS[-1], STEPS[-2]
 LATER = 4_000_000_000_000
 COLUMNS = "id, workspace_id, name, name_key, username, state, password_hash, password_tag, version, created_at, created_by"
 STATES: dict[str, tuple[str, str, str, str | None, dict[str, Any]]] = {
@@ -88,7 +89,7 @@ def rows(url: str, query: str) -> list[Any]:
 def test_a_filled_store_is_upgraded_and_taken_back_by_one(old_url: str) -> None:
     upgraded = smtp_bot(old_url, "db", "upgrade")
     assert upgraded.exit_code == 0, upgraded.stderr
-    assert [line.partition(" ")[0] for line in upgraded.stdout.splitlines()] == ["0002", "0003", "The"]
+    assert [line.partition(" ")[0] for line in upgraded.stdout.splitlines()] == [*STEPS, "The"]
     before = rows(old_url, "SELECT * FROM credentials ORDER BY id")
     assert [row.id for row in before] == sorted(STATES)
     for row in before:
@@ -112,13 +113,14 @@ def test_a_filled_store_is_upgraded_and_taken_back_by_one(old_url: str) -> None:
 
 def test_a_step_back_that_would_lose_something_says_what_and_stops(old_url: str) -> None:
     assert smtp_bot(old_url, "db", "upgrade").exit_code == 0
-    assert smtp_bot(old_url, "db", "downgrade").exit_code == 0
+    for _ in STEPS[1:]:
+        assert smtp_bot(old_url, "db", "downgrade").exit_code == 0
     rows(old_url, "UPDATE workspaces SET suspended_at = 1, suspended_by = 'U0OLGA'")
     refused = smtp_bot(old_url, "db", "downgrade")
     assert refused.exit_code == 1
     for lost in ("1 suspended workspaces, whose credentials would log in again", "the store's id", "Restore a backup instead."):
         assert lost in refused.stderr
-    assert rows(old_url, "SELECT version_num, suspended_at FROM alembic_version, workspaces") == [(BEFORE, 1)]
+    assert rows(old_url, "SELECT version_num, suspended_at FROM alembic_version, workspaces") == [(STEPS[0], 1)]
 
 
 def newer(url: str, oldest_code: str) -> None:
@@ -187,7 +189,8 @@ async def test_a_running_release_goes_on_during_and_after_an_upgrade(database_ur
         await asyncio.gather(running.upgrade(), upgrading.upgrade())
         assert await upgrading.downgrade() == (HEAD, BEFORE)
         await asyncio.gather(running.upgrade(), upgrading.upgrade())
-        await upgrading.downgrade()
+        for _ in STEPS[1:]:
+            await upgrading.downgrade()
         with pytest.raises(WouldLose):
             await upgrading.downgrade()
     finally:
