@@ -91,9 +91,12 @@ class Stage:
     oncall: Group
     environment: dict[str, str]
     """The settings, for a bot in a process of its own."""
+    started: bool = True
 
     async def settled(self) -> None:
-        """Waits until the bot has done all that it began, and all that it owes."""
+        """Waits until the bot, if the stage has its own, has done all that it began, and all that it owes."""
+        if not self.started:
+            return
         await self.bot.services.work.drain(20)
         async with asyncio.timeout(20):
             await self.bot.errands.idle()
@@ -205,7 +208,7 @@ async def stage(
         try:
             yield Stage(
                 slack, bot, db, clock, logs, database_url, acme, zeta, olga, adam, wanda, rita, rex, mia, gus,
-                mail, secret, quiet, other, lobby, oncall, environment,
+                mail, secret, quiet, other, lobby, oncall, environment, start,
             )  # fmt: skip
         finally:
             if start:
