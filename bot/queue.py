@@ -5,6 +5,7 @@ may revoke; an admin then releases what is on hold, or deletes it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,7 +106,9 @@ async def follow(
         gone: a credential that was deleted with it: what refuses its log-ins is shown above.
     """
     db = request.services.db
-    actor = await request.actor(EVERYWHERE)
+    actor: Actor | None = None
+    with contextlib.suppress(RoleUnknown):  # the order stands; only the buttons are missing then
+        actor = await request.actor(EVERYWHERE)
     shown: list[Block] = []
     deadline = asyncio.get_running_loop().time() + FOLLOWED
     while True:

@@ -87,8 +87,9 @@ class Queues:
     configs: Sequence[str] = ()
     search_limit: float = SEARCH_LIMIT
     monotonic: Callable[[], float] = time.monotonic
-    _known: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
-    """Of messages looked at lately the username, "" for none of ours, and when, by configuration folder and queue id."""
+    _known: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By configuration folder, of messages looked at lately the username, "" for none of ours, by queue id."""
+    _since: float = -REMEMBERED
 
     def do(self, act: Act, usernames: Sequence[str]) -> dict[str, int]:
         """How many messages it was done to, by username; of those to hold, how many are on hold now. Raises QueueError."""
@@ -137,7 +138,6 @@ class Queues:
                 break
             held = self._change(instance, "-h", moving)
             # An id may have been used anew since its message was looked at; on hold it is not.
-            self._forget(instance, held)
             theirs = self._find(instance, held, usernames)
             self._change(instance, "-H", [one for one in held if one not in theirs])
             log.info("held", messages=len(theirs), config=instance.config)
@@ -162,25 +162,18 @@ class Queues:
     def _find(self, instance: Instance, ids: Iterable[str], usernames: Iterable[str]) -> dict[str, str]:
         """Of these messages those that came by one of the usernames, with it. Those that vanish meanwhile are left out."""
         wanted, now = set(usernames), self.monotonic()
+        if now - self._since >= REMEMBERED:
+            self._known, self._since = {}, now
+        known = self._known.setdefault(instance.config, {})
+        # What would be acted on is looked at anew each time.
+        unknown = [one for one in ids if one not in known or known[one] in wanted]
         found: dict[str, str] = {}
-        unknown: list[str] = []
-        for one in ids:
-            username, at = self._known.get((instance.config, one), ("", -REMEMBERED))
-            # What would be acted on is looked at anew each time.
-            if now - at < REMEMBERED and username not in wanted:
-                continue
-            unknown.append(one)
-        self._known = {key: value for key, value in self._known.items() if now - value[1] < REMEMBERED}
         for one, username in read_usernames(instance, unknown, self.search_limit):
-            if len(self._known) < REMEMBERED_MAX:
-                self._known[instance.config, one] = (sys.intern(username), now)
+            if len(known) < REMEMBERED_MAX:
+                known[one] = sys.intern(username)
             if username in wanted:
                 found[one] = username
         return found
-
-    def _forget(self, instance: Instance, ids: Iterable[str]) -> None:
-        for one in ids:
-            self._known.pop((instance.config, one), None)
 
     def _change(self, instance: Instance, option: str, ids: Iterable[str], *where: str) -> list[str]:
         """Has `postsuper` do it to these messages; returns those that it was done to. Raises QueueError."""

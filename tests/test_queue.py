@@ -19,7 +19,10 @@ from bot.cli import cli
 from mailauth import queue as postfix_queue
 from mailauth.queue import Instance, QueueError, Queues, carry_out, listing, read_usernames
 from storage import audit, queue
+from storage.access import Actor
+from storage.audit import Origin, Surface
 from storage.queue import Act
+from storage.refusals import NotAllowed
 from tests import mail_servers, raw
 from tests.conftest import need
 from tests.mail_servers import Session
@@ -328,6 +331,22 @@ async def test_an_order_is_in_the_audit_log_and_takes_who_may(play: Stage) -> No
         (play.rex.id, "hold", "done"),
     ]
     assert (await play.db.read(audit.verify)).broken is None
+
+
+async def test_releasing_and_deleting_takes_an_admin(play: Stage) -> None:
+    await make(play)
+    relay = await id_of(play)
+    rex = Origin(Actor(play.rex.id, play.slack.world.team.id, groups={play.oncall.id: 0}), Surface.BUTTON, "ref")
+    for act in (Act.RELEASE, Act.DELETE):
+        with pytest.raises(NotAllowed):
+            await play.db.change(queue.order, rex, act, [relay])
+    assert await play.db.change(queue.order, rex, Act.HOLD, [relay])
+    assert [(one.subject, one.outcome) for one in await play.events(action="queue.order")] == [
+        ("release", "refused"),
+        ("delete", "refused"),
+        ("hold", "done"),
+    ]
+    assert await waits(play) == ["hold"]
 
 
 async def revoke(play: Stage, *usernames: str) -> None:
