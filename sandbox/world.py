@@ -169,7 +169,7 @@ class World:
     # --- ids and time ---
     def new_id(self, kind: str) -> str:
         self._numbers[kind] += 1
-        return f"{kind}0{secrets.token_hex(2).upper()}{self._numbers[kind]:05d}"
+        return f"{kind}0{self._numbers[kind]:05d}{secrets.token_hex(2).upper()}"
 
     def new_ts(self) -> str:
         """A message's timestamp: unique, and later than every other."""
