@@ -356,9 +356,9 @@ def _ask(helpers: Sequence[str], owners: Sequence[str]) -> list[Piece]:
 def in_field(refusal: Refusal, command: str) -> str:
     """The refusal as plain text, for the error under a modal's input, where Slack draws no mentions."""
     if isinstance(refusal, NotAllowed):
-        where = f" of {refusal.workspace}" if refusal.workspace else ""
+        whom = f"an admin of {refusal.workspace}" if refusal.workspace else "an owner of this app"
         said = flat(_not_allowed(refusal, ())).partition(" Ask ")[0]
-        return f"{said} Ask an admin{where}."
+        return f"{said} Ask {whom}."
     return flat(sentence(refusal, command))
 
 

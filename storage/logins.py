@@ -26,6 +26,7 @@ BURST_LEAST = 100  # recipients in an hour that are no burst whatever is usual
 EPISODE = timedelta(hours=1)
 """So long it must have been quiet before the channels are told again that a credential sends too much."""
 LIMITS = ("messages_hour", "messages_day", "recipients_hour", "recipients_day")
+SKEW_MAX = 2**31 - 1  # milliseconds that are told apart: 24 days
 DATABASE_TIME = type_coerce(cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger), UtcTime())
 """PostgreSQL's own clock."""
 
@@ -318,6 +319,7 @@ def beat(
     seen = tx.connection.scalar(select(AUDIT_HEAD.c.last_event))
     now = database_time(tx)
     skew = 0 if tx.sqlite else milliseconds(tx.clock()) - milliseconds(now)
+    skew = max(-SKEW_MAX, min(skew, SKEW_MAX))
     fresh = {
         "seen_at": now,
         "seen_event": seen,

@@ -136,7 +136,9 @@ async def test_every_change_is_told_once(replicas: Replicas) -> None:
     for person in people:
         play.mail.members.append(person.id)
         await play.grant(person)
-    await asyncio.gather(*(creates_and_deletes(play, person) for person in people))
+    await asyncio.gather(*(play.create(person, f"Relay of {person.name}") for person in people))
+    await replicas.settled()
+    await asyncio.gather(*(deletes(play, person) for person in people))
     await replicas.settled()
     told = [play.mia.read(one) for one in play.mia.messages(play.mail)]
     for person in people:
@@ -146,10 +148,8 @@ async def test_every_change_is_told_once(replicas: Replicas) -> None:
     assert still.count == 0
 
 
-async def creates_and_deletes(play: Stage, person: Person) -> None:
-    name = f"Relay of {person.name}"
-    await play.create(person, name)
-    await person.types(play.mail, f"/smtp delete {name}")
+async def deletes(play: Stage, person: Person) -> None:
+    await person.types(play.mail, f"/smtp delete Relay of {person.name}")
     await person.sees_modal("Delete credential?")
     await person.submits()
     await person.sees_modal("Credential deleted")
@@ -281,7 +281,7 @@ async def test_a_result_never_loses_against_its_own_acknowledgement(tmp_path: Pa
 async def test_while_sqlite_is_locked_a_submission_is_answered_and_nothing_is_half_done(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     hasher = Hasher(8, 1, 1)
-    async with stage(f"sqlite:///{path}", "socket", replace(PATIENT, acknowledge=0.3)) as play:
+    async with stage(f"sqlite:///{path}", "socket") as play:
         oracle = Oracle(play.db, Verifier(play.db, hasher))
         password = await play.create(play.wanda, "Old")
         oracle.known[(await play.credentials())[0].username] = password
@@ -294,6 +294,7 @@ async def test_while_sqlite_is_locked_a_submission_is_answered_and_nothing_is_ha
                 await person.types(play.mail, f"/smtp {flow} {name}")
                 assert await play.bot.services.work.drain(100)
                 diaries[person].begins()
+            play.bot.services.limits = replace(PATIENT, acknowledge=0.3)
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 await asyncio.gather(*(person.submits() for person in flows))

@@ -310,6 +310,10 @@ def test_both_services_of_a_file_have_the_same_options(file: str) -> None:
     assert options[0] - options[1] == {"  -o syslog_name=postfix/submission"}
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.parametrize("play", ["sqlite-socket"], indirect=True)
 async def test_an_authd_that_hangs_does_not_hold_mail(play: Stage, folder: Path) -> None:
     username, password = await make(play)
@@ -317,12 +321,15 @@ async def test_an_authd_that_hangs_does_not_hold_mail(play: Stage, folder: Path)
         shorter = {"smtpd_policy_service_timeout=5s": "smtpd_policy_service_timeout=1s"}
         with mail_servers.postfix(folder, "submission-authd.cf", changes | shorter) as postfix, Session(postfix.submission) as session:
             assert await asyncio.to_thread(session.log_in, username, password) == 235
-            process.send_signal(signal.SIGSTOP)
+            workers = children(process.pid)
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
             try:
                 # Without the two limits of the file Postfix waits for 100 s, and this session for 20.
                 assert (await asyncio.to_thread(session.smtp.mail, "app@example.com"))[0] == 451
             finally:
-                process.send_signal(signal.SIGCONT)
+                for pid in workers:
+                    os.kill(pid, signal.SIGCONT)
             await asyncio.to_thread(session.send)
 
 

@@ -145,7 +145,7 @@ async def test_an_admin_who_forges_a_submission_gives_and_takes_nothing_in_all_w
     box = {"type": "checkboxes", "selected_options": [{"text": {"type": "plain_text", "text": "x"}, "value": "everywhere"}]}
     payload["view"]["state"]["values"]["everywhere"] = {"everywhere": box}
     answer = await play.slack.deliver("interactive", payload)
-    assert "You can't do that for all workspaces" in str(answer.body)
+    assert "Giving roles takes an owner of this app" in str(answer.body)
     press = {
         "type": "block_actions",
         "user": {"id": play.adam.id, "team_id": team},
@@ -156,7 +156,7 @@ async def test_an_admin_who_forges_a_submission_gives_and_takes_nothing_in_all_w
         "actions": [{"action_id": access_modal.REMOVE, "block_id": "x", "type": "button", "value": json.dumps({"grant": everywhere.id})}],
     }
     await play.slack.deliver("interactive", press)
-    await play.adam.sees_modal("You can't do that for all workspaces")
+    await play.adam.sees_modal("Taking roles away takes an owner of this app")
     held = await play.db.read(grants.of_workspace, team, play.acme)
     assert [one.principal for one in held if one.workspace_id is None] == [play.mia.id]
 

@@ -444,12 +444,12 @@ async def test_messages_of_people_and_apps_are_heard_where_the_app_is_and_may() 
 
 async def test_shortcuts_are_those_of_the_manifest() -> None:
     ours = (
-        {"name": "Whose is this?", "type": "message", "callback_id": "whose_message", "description": "x"},
+        {"name": "Who wrote this?", "type": "message", "callback_id": "whose_message", "description": "x"},
         {"name": "Create it", "type": "global", "callback_id": "create_it", "description": "x"},
     )
     async with place(manifest(shortcuts=ours)) as made:
         message = await made.slack.add_app("Build log").posts(made.room, "x")
-        await made.ann.uses_shortcut("Whose is this?", message)
+        await made.ann.uses_shortcut("Who wrote this?", message)
         assert (made.heard[-1][1]["type"], made.heard[-1][1]["callback_id"]) == ("message_action", "whose_message")
         await made.ann.uses_shortcut("Create it")
         kind, payload = made.heard[-1]
@@ -458,7 +458,7 @@ async def test_shortcuts_are_those_of_the_manifest() -> None:
         opened = await made.call("views.open", trigger_id=payload["trigger_id"], view=modal())
         assert opened["ok"]
         with pytest.raises(NotSeen):
-            await made.ann.uses_shortcut("Whose is this?")
+            await made.ann.uses_shortcut("Who wrote this?")
 
 
 async def test_a_search_field_asks_the_app_and_offers_what_it_answers() -> None:
