@@ -28,6 +28,7 @@ from storage.listing import Order
 from storage.models import Workspace
 from storage.passwords import Hasher
 from storage.refusals import Barred, ChannelPaused, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated, WorkspaceRule
+from storage.tidy import Only
 from tests.stage import Stage
 
 TEAM = "T0HOME"
@@ -347,7 +348,15 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "does": st.sampled_from(codec.Does),
     "home": st.builds(codec.InHome),
     "position": st.integers(0, 10**6),
-    **{name: st.integers(-(2**40), 2**40) for name in ("grant", "workspace", "mark", "before")},
+    "word": st.from_regex(r"[a-z]{1,20}", fullmatch=True),
+    "shown": st.lists(ID, min_size=1, max_size=20),
+    "pasted": st.lists(ID, max_size=20),
+    "ts": st.from_regex(r"[0-9]{1,12}\.[0-9]{1,12}", fullmatch=True),
+    "owner": st.from_regex(r"[UWS][A-Z0-9]{2,30}", fullmatch=True),
+    "role": st.sampled_from(Role),
+    "what": st.none() | st.sampled_from(What),
+    "only": st.none() | st.sampled_from(Only),
+    **{name: st.integers(-(2**40), 2**40) for name in ("grant", "workspace", "mark", "before", "event", "step")},
 }
 
 
@@ -389,6 +398,8 @@ def made_up(kind: type[Refusal]) -> Refusal:
         hint = hints.get(name)
         if name == "action":
             given[name] = Action.CREATE
+        elif name == "role":
+            given[name] = Role.READER.value
         elif inspect.isclass(hint) and issubclass(hint, StrEnum):
             given[name] = next(iter(hint))
         elif hint is datetime:
