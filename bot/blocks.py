@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-MODAL_TITLE_MAX = 24  # docs.slack.dev: reference/views
-VIEW_BLOCKS_MAX = 100
+VIEW_BLOCKS_MAX = 100  # docs.slack.dev: reference/views
 OPTION_TEXT_MAX = 75
 OPTIONS_MAX = 100
 LABEL_MAX = 75  # docs.slack.dev: reference/block-kit/block-elements/button-element

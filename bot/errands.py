@@ -44,7 +44,6 @@ PROOF_FOLLOWED = timedelta(seconds=50)
 DRAWN_AGAIN = 5  # times in a row, when what it says changes meanwhile
 PERSONS_TOLD = 10
 MESSAGE_GONE = ("message_not_found",)
-PERSON_GONE = ("user_not_found", "account_inactive", "user_disabled", "cannot_dm_bot", "messages_tab_disabled", "channel_not_found")
 
 log = structlog.get_logger(__name__)
 still_open = Gauge("smtp_bot_errands_open", "Errands that are not done")

@@ -345,7 +345,6 @@ def _characters(most: int) -> Check:
 _CELL = {"raw_text": shape({"text": string(10_000, 0)}), "rich_text": RICH_TEXT}
 _DATA_CELL = {**_CELL, "raw_text": shape({"text": string(20_000)}), "raw_number": shape({"value": number}, {"text": string(500)})}
 _COLUMN = shape({}, {"align": one_of("left", "center", "right"), "is_wrapped": flag})
-_ID: dict[str, Check] = {}
 _BLOCK_SHAPES: dict[str, tuple[Check, tuple[Surface, ...]]] = {}
 
 

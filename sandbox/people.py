@@ -220,17 +220,8 @@ class Person:
                 channel.members.remove(other.id)
         await self._changed(other.user)
 
-    async def reactivates(self, other: "Person") -> None:
-        other.user.deleted = False
-        await self._changed(other.user)
-
     async def makes_guest(self, other: "Person", single_channel: bool = False) -> None:
         other.user.is_restricted, other.user.is_ultra_restricted = True, single_channel
-        await self._changed(other.user)
-
-    async def makes_member(self, other: "Person") -> None:
-        """Makes a guest a full member again."""
-        other.user.is_restricted = other.user.is_ultra_restricted = False
         await self._changed(other.user)
 
     async def _changed(self, user: User) -> None:
@@ -260,12 +251,6 @@ class Person:
         channel.archived = True
         self.world.touch()
         await self.slack.event({"type": f"{_old_name(channel)}_archive", "channel": channel.id, "user": self.id})
-
-    async def deletes_channel(self, channel: Channel) -> None:
-        del self.world.channels[channel.id]
-        self.world.messages.pop(channel.id, None)
-        self.world.touch()
-        await self.slack.event({"type": f"{_old_name(channel)}_deleted", "channel": channel.id})
 
     async def shares(self, channel: Channel, team: str = "T0ELSEWHERE") -> None:
         """Shares a channel with another organization."""

@@ -40,10 +40,6 @@ class User:
     """Of people in an Enterprise organization, with the teams they are in."""
     teams: list[str] = field(default_factory=list)
 
-    @property
-    def is_guest(self) -> bool:
-        return self.is_restricted or self.is_ultra_restricted
-
 
 @dataclass(eq=False)
 class Group:

@@ -42,7 +42,6 @@ WRITERS = 4  # threads on PostgreSQL; on SQLite only one can write
 WRITER_LOCK = 0x534D5450  # PostgreSQL's advisory lock that only one writer holds
 UPGRADE_LOCK = WRITER_LOCK + 1  # the one that only one upgrade holds
 UPGRADE_PAUSE = 0.2  # seconds between two tries to get it
-DEFAULT_URL = "sqlite:///smtp-bot.db"
 OLDEST_CODE = "oldest_code"  # the fact that says which code may work with this schema, by its own last migration
 
 Clock = Callable[[], datetime]
