@@ -195,6 +195,7 @@ async def test_the_bot_and_authd_run(production: Path, empty: Path) -> None:
         "SLACK_BOT_TOKEN": f'"{app.bot_token}"',
         "SLACK_APP_TOKEN": app.app_token,
         "PORT": f"{port} # health",
+        "METRICS_LISTEN": f"{free_port()}",
         "AUTHD_LISTEN": f"unix:{empty / 'auth'}",
         "AUTHD_HTTP": f"tcp:127.0.0.1:{free_port()}",
     }
@@ -202,7 +203,7 @@ async def test_the_bot_and_authd_run(production: Path, empty: Path) -> None:
         settings["SLACK_API_URL"] = f"{slack.url}/api/"
         async with running(production, empty, "run", **settings) as bot:
             assert await answer(f"http://127.0.0.1:{port}/readyz", bot) == "ready"
-            metrics = await answer(f"http://127.0.0.1:{port}/metrics", bot)
+            metrics = await answer(f"http://127.0.0.1:{settings['METRICS_LISTEN']}/metrics", bot)
             assert 'smtp_bot_build_info{python="' in metrics
             assert 'version="0.1.0"' in metrics
             async with running(production, empty, "authd", **settings) as authd:
@@ -251,7 +252,7 @@ def test_pipx_install(place: Path, empty: Path) -> None:
         "smtp-credentials-bot",
     ]
     subprocess.run(command, env=environment, cwd=place, check=True)
-    assert use(place / "pipx-bin/smtp-bot", empty, "list").returncode == 0
+    assert use(place / "pipx-bin/smtp-bot", empty, "workspace", "add", "acme").returncode == 0
 
 
 def test_the_containerfile_is_well_made() -> None:

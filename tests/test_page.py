@@ -157,6 +157,7 @@ async def test_the_guided_minute_ends_with_a_leak(made: Demo, chromium: Browser)
 
     await step("1. Create a credential")
     await shown.page.get_by_role("dialog", name="New SMTP credential").get_by_role("button", name="Create").click()
+    await expect(guide.locator(".primary")).to_have_text("2. Send a mail with it")
     await step("2. Send a mail with it")
     await expect(shown.page.locator("#mailed")).to_contain_text("250 Sent")
     await step("3. Leak it")
