@@ -231,6 +231,7 @@ async def test_a_lost_answer_to_commit_is_looked_up_and_said(lossy: Lossy, flow:
 async def test_so_are_suspensions_and_roles(lossy: Lossy, act: str, arrives: bool) -> None:
     play = lossy.play
     await play.create(play.wanda, "Relay")
+    await lossy.settled()
     if act == "resume":
         await play.wanda.types(play.mail, "/smtp suspend Relay")
         await play.wanda.sees_modal("Suspend")
