@@ -91,15 +91,15 @@ class Stage:
     oncall: Group
     environment: dict[str, str]
     """The settings, for a bot in a process of its own."""
-    started: bool = True
+    running: list[Bot]
+    """The bots of this process: that of the stage, unless it was not started, and those that a test starts beside it."""
 
     async def settled(self) -> None:
-        """Waits until the bot, if the stage has its own, has done all that it began, and all that it owes."""
-        if not self.started:
-            return
-        await self.bot.services.work.drain(20)
-        async with asyncio.timeout(20):
-            await self.bot.errands.idle()
+        """Waits until the bots have done all that they began, and all that they owe."""
+        for bot in self.running:
+            await bot.services.work.drain(20)
+            async with asyncio.timeout(20):
+                await bot.errands.idle()
 
     async def grant(self, person: Person, role: Role = Role.WRITER) -> None:
         """Gives a role in acme."""
@@ -208,7 +208,7 @@ async def stage(
         try:
             yield Stage(
                 slack, bot, db, clock, logs, database_url, acme, zeta, olga, adam, wanda, rita, rex, mia, gus,
-                mail, secret, quiet, other, lobby, oncall, environment, start,
+                mail, secret, quiet, other, lobby, oncall, environment, [bot] if start else [],
             )  # fmt: skip
         finally:
             if start:

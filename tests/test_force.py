@@ -62,9 +62,11 @@ async def a_bot(play: Stage, **changed: Any) -> AsyncIterator[Bot]:
     given = {name.lower(): value for name, value in play.environment.items()} | changed
     bot = Bot(settings(**given), play.clock, play.clock.seconds, ("127.0.0.1", 0), PATIENT)
     await bot.start()
+    play.running.append(bot)
     try:
         yield bot
     finally:
+        play.running.remove(bot)
         await bot.stop()
 
 
@@ -231,7 +233,6 @@ async def test_a_lost_answer_to_commit_is_looked_up_and_said(lossy: Lossy, flow:
 async def test_so_are_suspensions_and_roles(lossy: Lossy, act: str, arrives: bool) -> None:
     play = lossy.play
     await play.create(play.wanda, "Relay")
-    await lossy.settled()
     if act == "resume":
         await play.wanda.types(play.mail, "/smtp suspend Relay")
         await play.wanda.sees_modal("Suspend")
