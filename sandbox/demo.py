@@ -34,6 +34,7 @@ from storage.passwords import Hasher, mask
 PORT = 8080
 MAIL_PORT = 2525
 PORTS_TRIED = 20
+LOOKED_AT = 0.2  # seconds
 LEAK_WATCH = {"message.channels": "channels:history", "message.groups": "groups:history"}
 """What `BOT_LEAK_WATCH` adds to the manifest: event -> its scope."""
 TOKENS = ("SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "SLACK_SIGNING_SECRET")
@@ -175,9 +176,9 @@ class Demo:
             slack.world.dm(person.id)
 
     async def _watch(self, db: Database, mail: MailServer) -> None:
-        """Ticks off the steps of the first minute."""
+        """Ticks off the steps of the first minute. Some are only in the store, which tells nobody: it is looked at again and again."""
         while True:
-            await self.slack.world.changed(5)
+            await self.slack.world.changed(LOOKED_AT)
             states = set(await db.read(_states))
             refused = bool(mail.logins) and not mail.logins[-1].accepted
             people = self.slack.people

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from sandbox.demo import Demo
 
 CHEAP = (8, 1, 1)
+TIMEOUT_MS = 120_000
+"""Ends what will never come; a busy machine is slow."""
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 def chromium() -> str | None:
@@ -29,10 +32,10 @@ async def demo(argon2: tuple[int, int, int] = CHEAP) -> AsyncIterator[Demo]:
         running = asyncio.create_task(Demo(Path(folder), 0, 0, argon2).run(started.set_result, stop))
         try:
             waiting: set[asyncio.Future[Any]] = {running, started}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_MS / 1000)
             if running.done():
                 running.result()
-            yield await asyncio.wait_for(started, 1)
+            yield await asyncio.wait_for(started, 120)
         finally:
             stop.set()
             await running
@@ -75,7 +78,7 @@ async def window(opened: Browser, made: Demo, person: str, **options: object) ->
     context = await opened.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})  # type: ignore[arg-type]
     await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=made.slack.url)
     shown = Window(context, await context.new_page())
-    shown.page.set_default_timeout(10_000)
+    shown.page.set_default_timeout(TIMEOUT_MS)
     user = next(one for one in made.slack.people.values() if one.name == person)
     await shown.page.goto(f"{made.slack.url}/?person={user.id}")
     await shown.page.get_by_role("heading", name="#acme-mail").wait_for()

@@ -19,7 +19,7 @@ from tests.conftest import need
 from tests.postgres import free_port
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
-START_TIMEOUT = 20.0  # seconds
+START_TIMEOUT = 120.0  # seconds
 # main.cf's rules for strangers on port 25 as many sites have them, without the DNS: whoever meets one of them here is refused.
 STRICT = {
     "smtpd_helo_required": "yes",
@@ -98,7 +98,7 @@ def certificate(folder: Path) -> Path:
     made, key = folder / "tls.pem", folder / "tls.key"
     if not made.exists():
         make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        subprocess.run([*make, "-keyout", str(key), "-out", str(made)], check=True, capture_output=True, timeout=30)
+        subprocess.run([*make, "-keyout", str(key), "-out", str(made)], check=True, capture_output=True, timeout=150)
         made.write_text(key.read_text() + made.read_text())
         key.chmod(0o644)
         made.chmod(0o644)
@@ -185,7 +185,7 @@ def postfix(
         "/etc/ssl/private/mail.example.com.key, /etc/ssl/certs/mail.example.com.pem": str(pem),
     }
     (config / "master.cf").write_text(MASTER.format(service=replaced(service, ours | changes)))
-    subprocess.run([check, "-c", str(config), "check"], check=False, capture_output=True, timeout=60)
+    subprocess.run([check, "-c", str(config), "check"], check=False, capture_output=True, timeout=150)
     if private is not None:
         (queue / "private" / "auth").symlink_to(private)
     process = Process([master, "-c", str(config), "-d"], running.log)
@@ -204,7 +204,7 @@ def dovecot_root(version: str) -> Path:
         need("root, which Dovecot's master starts as,")
     for root in (Path("/"), Path(os.environ.get("DOVECOT_24_ROOT", "/"))):
         if (root / "usr/sbin/dovecot").exists():
-            told = subprocess.run(["chroot", str(root), "/usr/sbin/dovecot", "--version"], capture_output=True, text=True, timeout=30)
+            told = subprocess.run(["chroot", str(root), "/usr/sbin/dovecot", "--version"], capture_output=True, text=True, timeout=150)
             if told.stdout.startswith(f"{version}."):
                 return root
     return need(f"Dovecot {version} (Debian: dovecot-core; tests/dovecot-2.4.sh)")
@@ -329,7 +329,7 @@ def haraka(folder: Path, auth: Path, policy: Path) -> Iterator[int]:
     if node is None or not server.exists():
         need("Haraka (npm: Haraka, installed at HARAKA_ROOT)")
     home, port, pem = folder / "haraka", free_port(), certificate(folder)
-    subprocess.run([node, str(server), "-i", str(home)], check=True, capture_output=True, timeout=60)
+    subprocess.run([node, str(server), "-i", str(home)], check=True, capture_output=True, timeout=150)
     plugin = (DEPLOY / "haraka" / "smtp_bot.js").read_text()
     plugin = replaced(plugin, {"/run/smtp-bot/auth": str(auth), "/run/smtp-bot/policy": str(policy)})
     (home / "plugins" / "smtp_bot.js").write_text(plugin)
@@ -397,7 +397,7 @@ class _Proxied(smtplib.SMTP):
 
     def __init__(self, port: int, client: str) -> None:
         self._client = client
-        super().__init__("127.0.0.1", port, "printer", timeout=20)
+        super().__init__("127.0.0.1", port, "printer", timeout=150)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         connection = socket.create_connection((host, port), timeout)
@@ -418,9 +418,9 @@ class Session:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         if wrapped:
-            self.smtp: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", port, "printer", timeout=20, context=context)
+            self.smtp: smtplib.SMTP = smtplib.SMTP_SSL("127.0.0.1", port, "printer", timeout=150, context=context)
         else:
-            self.smtp = _Proxied(port, proxied_for) if proxied_for else smtplib.SMTP("127.0.0.1", port, "printer", timeout=20)
+            self.smtp = _Proxied(port, proxied_for) if proxied_for else smtplib.SMTP("127.0.0.1", port, "printer", timeout=150)
             self.smtp.starttls(context=context)
         self.smtp.ehlo()
         assert self.smtp.has_extn("auth"), "it offers no log-in"

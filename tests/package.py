@@ -98,7 +98,7 @@ def use(smtp_bot: Path, folder: Path, *arguments: str, **settings: str) -> subpr
         extra_groups=[] if nameless() else None,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
 
@@ -118,7 +118,7 @@ async def running(smtp_bot: Path, folder: Path, *arguments: str, **settings: str
     try:
         yield process
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 60) == 0
+        assert await asyncio.wait_for(process.wait(), 120) == 0
     finally:
         if process.returncode is None:
             process.kill()

@@ -60,17 +60,17 @@ def private_cluster() -> Iterator[str]:
             shutil.chown(home, user)
         data = home / "data"
         initdb: list[str | Path] = [tools / "initdb", "-D", data, "-U", "bot", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=home, timeout=60)
+        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=home, timeout=150)
         rules = data / "pg_hba.conf"
         rules.write_text(STRICT + rules.read_text())
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         control: list[str | Path] = [tools / "pg_ctl", "-D", data, "-w", "-t", "30", "-l", home / "log"]
-        subprocess.run([*control, "-o", options, "start"], user=user, check=True, capture_output=True, cwd=home, timeout=60)
+        subprocess.run([*control, "-o", options, "start"], user=user, check=True, capture_output=True, cwd=home, timeout=150)
         try:
             yield f"postgresql://bot@127.0.0.1:{port}"
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], user=user, check=True, capture_output=True, cwd=home, timeout=60)
+            subprocess.run([*control, "-m", "immediate", "stop"], user=user, check=True, capture_output=True, cwd=home, timeout=150)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

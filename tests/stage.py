@@ -98,7 +98,7 @@ class Stage:
         """Waits until the bots have done all that they began, and all that they owe."""
         for bot in self.running:
             await bot.services.work.drain(20)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 await bot.errands.idle()
 
     async def grant(self, person: Person, role: Role = Role.WRITER) -> None:

@@ -127,7 +127,7 @@ def test_as_a_process_it_ends_with_the_exit_status(tmp_path: Path) -> None:
     assert smtp_bot(url, "workspace", "add", "acme").exit_code == 0
     for arguments, status in ((["list"], 0), (["list", "nowhere"], 1), (["grant"], 2)):
         environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(code)}
-        run = subprocess.run([sys.executable, "-m", "bot", *arguments], env=environment, cwd=tmp_path, timeout=50, check=False)
+        run = subprocess.run([sys.executable, "-m", "bot", *arguments], env=environment, cwd=tmp_path, timeout=150, check=False)
         assert run.returncode == status
 
 
@@ -241,7 +241,7 @@ def test_a_terminal_gets_headings_and_completion_is_there(store: tuple[str, list
     url, (first, _) = store
     ours, theirs = os.openpty()
     environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent), "TERM": "xterm"}
-    subprocess.run([sys.executable, "-m", "bot", "list"], env=environment, stdout=theirs, timeout=50, check=True)
+    subprocess.run([sys.executable, "-m", "bot", "list"], env=environment, stdout=theirs, timeout=150, check=True)
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
@@ -249,7 +249,7 @@ def test_a_terminal_gets_headings_and_completion_is_there(store: tuple[str, list
     assert first in shown
     assert "WORKSPACE" not in smtp_bot(url, "list").stdout
     asked = environment | {"_SMTP_BOT_COMPLETE": "source_bash"}
-    script = subprocess.run([sys.executable, "-m", "bot"], env=asked, capture_output=True, text=True, timeout=50, check=False)
+    script = subprocess.run([sys.executable, "-m", "bot"], env=asked, capture_output=True, text=True, timeout=150, check=False)
     assert "complete -o default -F" in script.stdout
 
 
@@ -355,11 +355,11 @@ async def test_an_export_that_follows_ends_when_it_is_told_to(tmp_path: Path) ->
     )
     assert process.stdout
     try:
-        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["subject"] == "one"
+        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 120))["subject"] == "one"
         await asyncio.to_thread(smtp_bot, url, "workspace", "add", "two")
-        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["subject"] == "two"
+        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 120))["subject"] == "two"
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), 120) == 0
     finally:
         if process.returncode is None:
             process.kill()

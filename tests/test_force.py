@@ -41,7 +41,7 @@ class Replicas:
             for bot in self.bots:
                 assert await bot.services.work.drain(100)
                 bot.errands.wake()
-                async with asyncio.timeout(100):
+                async with asyncio.timeout(120):
                     await bot.errands.idle()
 
 
@@ -181,7 +181,7 @@ class Lossy:
             assert await self.bot.services.work.drain(100)
             self.play.clock.passes(seconds=29)
             self.bot.errands.wake()
-            async with asyncio.timeout(100):
+            async with asyncio.timeout(120):
                 await self.bot.errands.idle()
         assert (await self.play.db.read(errands.still_open)).count == 0
         known_troubles(self.play)

@@ -301,7 +301,7 @@ async def test_a_wrong_setting_is_named_at_start(tmp_path: Path, change: dict[st
         }
         bot = Bot(settings(**(given | change)), metrics=("127.0.0.1", 0))
         with pytest.raises(StartError, match=says):
-            await asyncio.wait_for(bot.start(), 30)
+            await asyncio.wait_for(bot.start(), 120)
 
 
 async def test_postgresql_on_an_old_schema_is_not_started_on(postgres_url: str, tmp_path: Path) -> None:

@@ -433,7 +433,7 @@ async def test_authd_as_killed_processes_keeps_its_journal_and_the_log_knows_it_
         await second.wait()
     replaying = [sys.executable, "-m", "bot", "db", "replay", str(log)]
     shell = await asyncio.create_subprocess_exec(*replaying, env=environment, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
-    said, _ = await asyncio.wait_for(shell.communicate(), 50)
+    said, _ = await asyncio.wait_for(shell.communicate(), 120)
     assert f"{leaked.username}: deleted" in said.decode()
 
 

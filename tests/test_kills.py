@@ -197,7 +197,7 @@ class Trials:
         await self.play.db.note(six_minutes_pass)
         async with self.bot() as bot:
             await bot.says(200, "ready")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while await self.play.db.read(unfinished):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             bot.signal(signal.SIGTERM)

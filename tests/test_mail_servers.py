@@ -203,7 +203,7 @@ async def authd(play: Stage, folder: Path, group: str = "postfix") -> AsyncItera
     )
     assert process.stderr
     try:
-        while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 30)):
+        while b'"ready"' not in (line := await asyncio.wait_for(process.stderr.readline(), 120)):
             assert line, "authd ended"
         for made in (auth, policy):
             shutil.chown(made, group=group)
@@ -211,7 +211,7 @@ async def authd(play: Stage, folder: Path, group: str = "postfix") -> AsyncItera
         yield {"/run/smtp-bot/auth": str(auth), "/run/smtp-bot/policy": str(policy)}, process
     finally:
         process.terminate()
-        await asyncio.wait_for(process.communicate(), 30)
+        await asyncio.wait_for(process.communicate(), 120)
 
 
 async def test_authd_and_postfix(play: Stage, folder: Path) -> None:

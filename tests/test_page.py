@@ -19,7 +19,7 @@ from tests.browser import Window, window
 from tests.conftest import need
 
 SHOTS = Path(__file__).parent.parent / "build" / "screenshots"
-SENT_AGAIN = 10
+SENT_AGAIN = 100
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ async def test_what_a_window_should_not_send_is_refused_and_stops_nothing(made: 
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await client.ws_connect(f"{url}/live", headers={"origin": "http://evil.example"})
         async with client.ws_connect(f"{url}/live?person={rita.id}") as socket:
-            first = await socket.receive_json(timeout=10)
+            first = await socket.receive_json(timeout=120)
             assert "only for us" not in json.dumps(first)
             wrong = [
                 "no json", "[]", "{}", '{"do": 1}', '{"do": "fly"}', '{"do": "press"}',
@@ -361,7 +361,7 @@ async def test_what_a_window_should_not_send_is_refused_and_stops_nothing(made: 
             ]  # fmt: skip
             for text in wrong:
                 await socket.send_str(text)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(120):
                     while "error" not in await socket.receive_json():
                         pass
     assert [one.text for one in made.slack.world.messages[secret.id]] == ["only for us"]
@@ -380,7 +380,7 @@ def test_it_refuses_real_tokens(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SLACK_BOT_TOKEN=xoxb-real\n")
     code = str(Path(__file__).parent.parent)
     command = [sys.executable, "-m", "sandbox", "--port", "0"]
-    run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": code}, capture_output=True, text=True, timeout=50, check=False)
+    run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": code}, capture_output=True, text=True, timeout=150, check=False)
     assert run.returncode == 1
     assert "SLACK_BOT_TOKEN is set: this is only a sandbox" in run.stderr
     assert "xoxb-real" not in run.stderr

@@ -69,7 +69,7 @@ class Process:
 
     async def says(self, status: int, text: str) -> None:
         """Waits until `/readyz` says this."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             while (said := await self.asked("/readyz"))[0] != status or text not in said[1]:
                 assert self._process.returncode is None, said
                 await asyncio.sleep(0.02)
@@ -78,7 +78,7 @@ class Process:
         self._process.send_signal(number)
 
     async def ends(self) -> int:
-        return await asyncio.wait_for(self._process.wait(), 100)
+        return await asyncio.wait_for(self._process.wait(), 120)
 
     @property
     def ended(self) -> bool:
@@ -180,7 +180,7 @@ async def test_a_start_waits_and_says_for_what(tmp_path: Path, away: str) -> Non
         client = await stack.enter_async_context(aiohttp.ClientSession())
         await asyncio.sleep(0)
         address = f"http://127.0.0.1:{bot.metrics_port}"
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             while says not in await (answer := await client.get(f"{address}/readyz")).text():
                 assert answer.status == 503
                 assert not starting.done()

@@ -37,7 +37,7 @@ AS_SAID = {
     "permit_sasl_authenticated,reject": "permit_mynetworks,reject",
 }
 """Without passwords: who sends is whoever XCLIENT says (XCLIENT_README)."""
-LIMIT = 30  # seconds
+LIMIT = 120  # seconds
 
 
 @dataclass

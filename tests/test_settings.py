@@ -244,7 +244,7 @@ def test_new_files_are_for_their_owner_alone_and_the_doctor_looks(tmp_path: Path
             env=environment,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             check=False,
         )
     finally:
@@ -267,7 +267,7 @@ def test_the_operator_is_the_account_and_not_what_the_environment_says() -> None
     root = os.getuid() == 0
     code = "from bot.cli import operator; print(operator())" + ("; import os; os.setuid(54321); print(operator())" if root else "")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LOGNAME": "mallory", "SUDO_USER": "mallory", "SUDO_UID": "1"}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=50, check=False)
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert run.stdout.splitlines() == (["daemon", "uid54321"] if root else [pwd.getpwuid(os.getuid()).pw_name]), run.stderr
 
 
