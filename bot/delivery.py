@@ -3,8 +3,9 @@
 Bolt calls a listener with what Slack sent and nothing of ours, and a flow is many functions deep. So three things travel beside it, in
 context variables that every task inherits from the one that began it:
 
-- whether it came for the first time: the database is asked while Bolt reads it, and nothing is done before the answer;
-- that its acknowledgement went out: a modal changed by `views.update` before it would be overwritten by it;
+- whether it came for the first time: nothing is done before the database has answered that;
+- that its acknowledgement went out: a modal changed by `views.update` before it would be overwritten by it, and a database thread at
+  work would keep it waiting for the interpreter;
 - the place it works in: given back while Slack is waited for, so that a hung call never keeps others from working.
 """
 
@@ -32,21 +33,31 @@ repeated = Counter("smtp_bot_repeated_total", "Deliveries that came before and w
 turned_away = Counter("smtp_bot_turned_away_total", "Deliveries that were not worked on because too many were waiting")
 T = TypeVar("T")
 
-_first: ContextVar[asyncio.Task[bool] | None] = ContextVar("first_delivery", default=None)
+_first: ContextVar["_First | None"] = ContextVar("first_delivery", default=None)
 _sent: ContextVar[asyncio.Event | None] = ContextVar("acknowledgement_sent", default=None)
 _place: ContextVar["_Place | None"] = ContextVar("place", default=None)
 
 
 # --- whether it came for the first time ---
-def expect_first_delivery(db: Database, key: str) -> None:
-    """Begins to ask whether `key` (at most 80 characters, the same for a repetition) is new. The acknowledgement does not wait for it."""
-    _first.set(asyncio.create_task(_is_new(db, key)))
+class _First:
+    def __init__(self, db: Database, key: str) -> None:
+        self.db, self.key = db, key
+        self.asked: asyncio.Task[bool] | None = None
+
+
+def delivered(db: Database, key: str) -> None:
+    """Says by what this delivery is known: `key` (at most 80 characters) is the same for a repetition."""
+    _first.set(_First(db, key))
 
 
 async def first_delivery() -> bool:
-    """Whether this delivery is handled for the first time. Awaited before anything is done for it."""
-    asked = _first.get()
-    return asked is None or await asyncio.shield(asked)
+    """Whether this delivery is handled for the first time. The database is asked once; awaited before anything is done for it."""
+    first = _first.get()
+    if first is None:
+        return True
+    if first.asked is None:
+        first.asked = asyncio.create_task(_is_new(first.db, first.key))
+    return await asyncio.shield(first.asked)
 
 
 async def _is_new(db: Database, key: str) -> bool:
@@ -128,7 +139,7 @@ class Work:
         return self._waiting >= self._most_waiting
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Goes on with it in a task of its own, as soon as there is a place; not at all when the delivery came before."""
+        """Goes on with it in a task of its own, acknowledged and as soon as there is a place; not at all when the delivery came before."""
         self._waiting += 1
         self._keep(self._tasks, self._once(work))
 
@@ -153,6 +164,7 @@ class Work:
     async def _once(self, work: Coroutine[Any, Any, None]) -> None:
         place = _Place(self._places)
         try:
+            await acknowledgement_sent()
             new = await first_delivery()
             if new:
                 await place.take()

@@ -20,7 +20,7 @@ from slack_bolt.response import BoltResponse
 from bot import texts
 from bot.blocks import Block, Piece, in_words, line, modal
 from bot.codec import FromHome, InHome
-from bot.delivery import acknowledgement_sent, first_delivery, turned_away
+from bot.delivery import first_delivery, turned_away
 from bot.people import Presence
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, View
@@ -331,7 +331,6 @@ class Door:
     async def _afterwards(self, then: Callable[[], Awaitable[None]] | None, request: Request) -> None:
         await self._draw(self.draw_list, request)
         if then is not None:
-            await acknowledgement_sent()
             await self._handle(lambda _request: then(), request)
         elif request.home is not None:
             await self._draw(self.draw_home, request)

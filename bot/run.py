@@ -244,7 +244,7 @@ class Bot:
 
         # Asking once first tells a wrong token apart, for which no further try would help.
         await self._insist(address)
-        http = ClientSession(trust_env=True)
+        http = ClientSession()
         self._stack.push_async_callback(http.close)
         self._socket = SocketMode(bolt, address, db, http, self.limits.ping, self.limits.last_words)
         self._stack.push_async_callback(self._socket.close)

@@ -109,4 +109,4 @@ class Services:
 
 def new_reference() -> str:
     """An id for one request, that a person can read out and an admin can search the log for."""
-    return "".join(secrets.choice(CROCKFORD) for _ in range(8))
+    return "".join(CROCKFORD[byte % 32] for byte in secrets.token_bytes(8))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode
+from urllib.request import getproxies, proxy_bypass
 
 import structlog
 from aiohttp import (
@@ -276,9 +277,10 @@ class Slack:
         self._sleep = sleep
         self._looks = looks
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._kept = ClientSession(connector=TCPConnector(limit=0), trust_env=True, cookie_jar=DummyCookieJar())
+        self._proxies: dict[URL, str | None] = {}
+        self._kept = ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar())
         # A kept connection that breaks leaves open whether the password was shown.
-        self._fresh = ClientSession(connector=TCPConnector(limit=0, force_close=True), trust_env=True, cookie_jar=DummyCookieJar())
+        self._fresh = ClientSession(connector=TCPConnector(limit=0, force_close=True), cookie_jar=DummyCookieJar())
 
     async def close(self) -> None:
         await self._kept.close()
@@ -493,12 +495,16 @@ class Slack:
         reply: Reply[Fields] = Away("busy", unclear=False)
         perhaps = False
         session = self._kept if ready is None else self._fresh
+        address = URL(url)
+        origin = address.origin()
+        if origin not in self._proxies:
+            self._proxies[origin] = proxy_for(origin)
         headers = {"Content-Type": "application/json; charset=utf-8", **headers}
         try:
             async with outside(), asyncio.timeout(limit), self._slots:
                 for attempt in range(TRIES):
                     reply = Away("timeout", unclear=True)
-                    reply, wait = await _exchange(session, url, headers, body.encode(), plain, limit / 2, ready)
+                    reply, wait = await _exchange(session, address, self._proxies[origin], headers, body.encode(), plain, limit / 2, ready)
                     if isinstance(reply, Away) and reply.unclear:
                         perhaps = True
                         wait = 0.0 if repeatable else None
@@ -526,7 +532,8 @@ class _NotReady(Exception):
 
 async def _exchange(
     session: ClientSession,
-    url: str,
+    url: URL,
+    proxy: str | None,
     headers: Mapping[str, str],
     body: bytes,
     plain: bool,
@@ -551,7 +558,7 @@ async def _exchange(
     if ready is not None:
         data, headers = when_ready(), {**headers, "Content-Length": str(len(body))}
     try:
-        async with session.post(URL(url), data=data, headers=headers, allow_redirects=False, timeout=timeout) as answer:
+        async with session.post(url, proxy=proxy, data=data, headers=headers, allow_redirects=False, timeout=timeout) as answer:
             received = bytearray()
             async for chunk in answer.content.iter_any():
                 received += chunk
@@ -577,6 +584,13 @@ def _read(reply: Reply[Fields], read: Callable[[Fields], T]) -> Reply[T]:
     except Malformed as error:
         log.warning("Slack's answer lacks something", field=str(error))
         return Away("malformed", unclear=True)
+
+
+def proxy_for(url: URL) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for it. aiohttp would look anew, and for a .netrc, at each request."""
+    if proxy_bypass(url.authority):
+        return None
+    return getproxies().get({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme))
 
 
 def _nothing(_fields: Fields) -> None:

@@ -17,9 +17,10 @@ import structlog
 from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSMsgType
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.request.async_request import AsyncBoltRequest
-from slack_sdk.proxy_env_variable_loader import load_http_proxy_from_env
+from yarl import URL
 
-from bot.delivery import acknowledging, expect_first_delivery
+from bot.delivery import acknowledging, delivered
+from bot.slack import proxy_for
 from storage.database import Database
 
 PING_INTERVAL = 10.0  # seconds
@@ -66,7 +67,6 @@ class SocketMode:
         self._ask_address = ask_address
         self._db = db
         self._http = http
-        self._proxy = load_http_proxy_from_env()
         self._current: ClientWebSocketResponse | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._handling: set[asyncio.Task[None]] = set()
@@ -126,7 +126,8 @@ class SocketMode:
                 await asyncio.sleep(next(waits))
 
     async def _connect(self) -> ClientWebSocketResponse:
-        return await self._http.ws_connect(await self._ask_address(), heartbeat=self._ping_interval, autoping=False, proxy=self._proxy)
+        address = URL(await self._ask_address())
+        return await self._http.ws_connect(address, heartbeat=self._ping_interval, autoping=False, proxy=proxy_for(address))
 
     async def _read(self, connection: ClientWebSocketResponse) -> bool:
         """Takes what comes until the connection ends; True when Slack asks for another one in its place."""
@@ -174,7 +175,7 @@ class SocketMode:
         if envelope["type"] != "events_api":
             # An event may be handled twice, but must not be lost because a process that had noted it died.
             written = json.dumps(payload, sort_keys=True).encode()
-            expect_first_delivery(self._db, f"envelope {hashlib.sha256(written).hexdigest()}")
+            delivered(self._db, f"envelope {hashlib.sha256(written).hexdigest()}")
         sent = acknowledging()
         try:
             answer = await self._app.async_dispatch(AsyncBoltRequest(mode="socket_mode", body=payload, headers=_headers(envelope)))

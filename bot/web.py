@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from bot import release
-from bot.delivery import acknowledging, expect_first_delivery
+from bot.delivery import acknowledging, delivered
 from storage.database import Database
 
 BODY_MAX = 1024 * 1024
@@ -81,7 +81,7 @@ class Guard:
             refused.labels(refusal.why).inc()
             log.warning("refused a request", address=request.client.host if request.client else None, why=refusal.why)
             return PlainTextResponse(refusal.said, refusal.status)
-        expect_first_delivery(self._db, signature)
+        delivered(self._db, signature)
         sent = acknowledging()
         try:
             answer = await self._app.async_dispatch(parsed)

@@ -137,7 +137,9 @@ def page(
     values: dict[str, Any] = {"workspace": workspace.id, "size": size + 1}
     if place is not None:
         values["anchor"] = place.credential_id
-    query = _listed(descending, place is not None).where(*narrowing)
+    query = _listed(descending, place is not None)
+    if narrowing:
+        query = query.where(*narrowing)
     found = [Listed(*row) for row in tx.connection.execute(query, values)]
     more = len(found) > size
     found = found[:size]

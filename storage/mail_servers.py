@@ -24,9 +24,12 @@ class Silent:
     """When it was last heard of."""
 
 
+_ANY = select(MAIL_SERVERS.c.id).limit(1)
+
+
 def reported(tx: Transaction) -> bool:
     """Whether a mail server process has ever reported to this store: only then is it known what was used."""
-    return tx.connection.execute(select(MAIL_SERVERS.c.id).limit(1)).first() is not None
+    return tx.connection.execute(_ANY).first() is not None
 
 
 @dataclass(frozen=True)

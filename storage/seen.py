@@ -14,11 +14,14 @@ REMEMBERED = timedelta(minutes=10)
 MOMENTS_KEPT = timedelta(days=1)
 
 
+# RETURNING answers with the row only when it was inserted.
+_ADD_SQLITE = sqlite.insert(SEEN).on_conflict_do_nothing().returning(SEEN.c.key)
+_ADD_POSTGRESQL = postgresql.insert(SEEN).on_conflict_do_nothing().returning(SEEN.c.key)
+
+
 def first_time(tx: Transaction, key: str) -> bool:
     """Whether this key (at most 80 characters) is new; it no longer is from now on. A note."""
-    insert = sqlite.insert(SEEN) if tx.sqlite else postgresql.insert(SEEN)
-    # RETURNING answers with the row only when it was inserted.
-    added = tx.connection.execute(insert.values(key=key, at=tx.now).on_conflict_do_nothing().returning(SEEN.c.key))
+    added = tx.connection.execute(_ADD_SQLITE if tx.sqlite else _ADD_POSTGRESQL, {"key": key, "at": tx.now})
     return added.first() is not None
 
 

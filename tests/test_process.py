@@ -17,9 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from bot.delivery import Work, outside, within
+from bot.delivery import Work, acknowledging, delivered, first_delivery, outside, within
 from bot.run import Bot, StartError
 from sandbox.slack import Fault, Slack
+from storage import seen
+from storage.database import Database
 from tests.postgres import free_port
 from tests.stage import PATIENT, Stage, settings, stage
 
@@ -308,6 +310,25 @@ async def test_places_are_few_and_those_who_come_back_go_first() -> None:
         work.begin(one())
     assert await work.drain(30)
     assert done == ["first begins", "second", "first is back", "third"]
+
+
+async def test_nothing_is_begun_before_the_acknowledgement_went_out(db: Database) -> None:
+    begun = asyncio.Event()
+    work = Work()
+
+    async def begin() -> None:
+        begun.set()
+
+    delivered(db, "one delivery")
+    sent = acknowledging()
+    work.begin(begin())
+    assert await db.note(seen.first_time, "another")
+    assert not begun.is_set()
+    sent.set()
+    assert await work.drain(120)
+    assert begun.is_set()
+    assert await first_delivery(), "a delivery that was asked about is not its own repetition"
+    assert not await db.note(seen.first_time, "one delivery")
 
 
 async def test_a_place_comes_back_from_who_fails_or_is_cancelled() -> None:

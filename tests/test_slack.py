@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 from multidict import CIMultiDict
 from structlog.testing import capture_logs
+from yarl import URL
 
 from bot.new_password import Outcome, hand_over
-from bot.slack import LONGEST_RETRY, TRIES, Away, Ok, Posted, Refused, Reply, Slack, View, judge
+from bot.slack import LONGEST_RETRY, TRIES, Away, Ok, Posted, Refused, Reply, Slack, View, judge, proxy_for
 from tests.answers import Asked, Wire, raw, says, wire
 
 PASSWORD = "smtp1-the-password"
@@ -56,6 +57,44 @@ async def bot(slack: Wire, naps: Naps) -> AsyncIterator[Slack]:
     made = Slack("xoxb-token", slack.api_url, naps)
     yield made
     await made.close()
+
+
+# --- through a proxy ---
+async def test_a_call_goes_through_the_proxy_that_the_environment_names(slack: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", slack.url.replace("http://", "http://me:secret@"))
+    slack.script = [says(ok=True, channel="C1", ts="1.1")]
+    through = Slack("xoxb-token", "http://slack.example/api/")
+    try:
+        assert isinstance(await through.post_message("C1", MESSAGE), Ok)
+    finally:
+        await through.close()
+    assert [one.path for one in slack.asked] == ["http://slack.example/api/chat.postMessage"]
+    assert slack.asked[0].headers["proxy-authorization"] == "Basic bWU6c2VjcmV0"
+    assert slack.asked[0].headers["authorization"] == "Bearer xoxb-token"
+
+
+@pytest.mark.parametrize(
+    ("address", "no_proxy", "proxy"),
+    [
+        ("https://slack.com", "", "http://secure:2"),
+        ("https://slack.com", "example.com, slack.com", None),
+        ("https://hooks.slack.com", "slack.com", None),
+        ("https://slack.com", "127.0.0.1", "http://secure:2"),
+        ("http://127.0.0.1:8080", "127.0.0.1", None),
+        ("http://slack.example", "", "http://plain:1"),
+        ("wss://wss-primary.slack.com", "", "http://secure:2"),
+        ("wss://wss-primary.slack.com", "*", None),
+        ("ws://slack.example", "", "http://plain:1"),
+    ],
+)
+def test_the_environment_names_a_proxy_and_what_needs_none(
+    address: str, no_proxy: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("http_proxy", "http://plain:1"), ("https_proxy", "http://secure:2"), ("no_proxy", no_proxy)):
+        monkeypatch.setenv(name, value)
+    assert proxy_for(URL(address)) == proxy
 
 
 # --- every kind of wrong answer ---
