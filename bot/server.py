@@ -85,6 +85,7 @@ class Server(uvicorn.Server):
             )
         )
         self.port: int = listener.getsockname()[1]
+        self._ends = asyncio.Event()
         self._serving = asyncio.create_task(self.serve([listener]))
 
     @contextlib.contextmanager
@@ -94,8 +95,15 @@ class Server(uvicorn.Server):
 
     async def close(self) -> None:
         """Takes no new connection, answers the requests that were begun, and ends."""
-        self.should_exit = True
+        self._ends.set()
         await self._serving
+
+    async def main_loop(self) -> None:
+        """uvicorn's looks ten times a second whether it is to end; this one is told, and wakes for the date in its answers."""
+        while not self._ends.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ends.wait(), 1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

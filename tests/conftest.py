@@ -1,5 +1,6 @@
 """What every test stands on: the two databases, and the bot in a local Slack."""
 
+import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import hypothesis
 import pytest
 
 from storage.database import Database
-from tests import postgres
+from tests import postgres, stores
 from tests.stage import Stage, stage
 
 # The same examples each time, however slow the machine is; `make soak` draws others.
@@ -36,30 +37,41 @@ def postgres_server() -> Iterator[str]:
         yield address
 
 
-_made = 0
+_names = (f"test_{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str) -> str:
+    """The address of a new, empty PostgreSQL database."""
+    return postgres.new_database(postgres_server, next(_names))
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
-    """The address of a new, empty PostgreSQL database."""
-    global _made
-    _made += 1
-    return postgres.new_database(postgres_server, f"test_{_made}")
+    """The address of a new store on PostgreSQL."""
+    return stores.postgres_store(postgres_server, next(_names))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new, empty database, on SQLite and on PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'bot.db'}"
+    return str(request.getfixturevalue("empty_postgres_url"))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a new, empty database, on SQLite and on PostgreSQL in turn."""
+    """The address of a new store, on SQLite and on PostgreSQL in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'bot.db'}"
+        return stores.sqlite_store(tmp_path / "bot.db")
     return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
-    """A migrated store."""
+    """A new store."""
     database = Database(database_url)
-    await database.upgrade()
     yield database
     await database.close()
 
@@ -68,6 +80,6 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 async def play(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     """The bot in a local Slack: on SQLite over Socket Mode, and on PostgreSQL over signed HTTP."""
     database, mode = request.param.split("-")
-    url = f"sqlite:///{tmp_path / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    url = stores.sqlite_store(tmp_path / "bot.db") if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
     async with stage(url, mode) as made:
         yield made

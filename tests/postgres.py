@@ -31,10 +31,10 @@ def binaries() -> Path | None:
     return Path(on_path).parent if on_path else None
 
 
-def new_database(server: str, name: str) -> str:
-    """The address of a new, empty database in the cluster."""
+def new_database(server: str, name: str, template: str = "template1") -> str:
+    """The address of a new database in the cluster: a copy of one that nobody is connected to, or an empty one."""
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     return f"{server}/{name}"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from tests import postgres
 from tests.oracle import FLOWS
 from tests.stage import stage
+from tests.stores import postgres_store, sqlite_store
 from tests.test_faults import Cell, cells, trial
 from tests.test_kills import Kill, trials
 
@@ -38,8 +39,8 @@ class Urls:
     def new(self, kind: str) -> str:
         self._made += 1
         if kind == "sqlite":
-            return f"sqlite:///{self._folder / f'{self._made}.db'}"
-        return postgres.new_database(self._server, f"soak_{self._made}")
+            return sqlite_store(self._folder / f"{self._made}.db")
+        return postgres_store(self._server, f"soak_{self._made}")
 
 
 async def every_cell(url: str) -> list[Cell]:

@@ -163,7 +163,6 @@ async def stage(
     oncall = slack.add_group("oncall", rex)
 
     db = Database(database_url, clock)
-    await db.upgrade()
     acme = await db.change(workspaces.add, BY_TEST, "acme", "Acme")
     zeta = await db.change(workspaces.add, BY_TEST, "zeta", "Zeta")
     team = slack.world.team.id

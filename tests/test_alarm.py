@@ -20,6 +20,7 @@ from storage.models import Credential, PostedMessage
 from storage.passwords import Hasher
 from tests import raw
 from tests.stage import BY_TEST, Stage, stage
+from tests.stores import sqlite_store
 
 SHORTCUT = "Revoke leaked credential"
 WHOSE = "Whose is this?"
@@ -30,7 +31,7 @@ NEUTRAL = "If this is one of ours, the people who can revoke it now know. Please
 async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     """The bot with BOT_LEAK_WATCH on."""
     database, mode = request.param.split("-")
-    url = f"sqlite:///{tmp_path / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    url = sqlite_store(tmp_path / "bot.db") if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
     async with stage(url, mode, bot_leak_watch=True) as play:
         app = play.slack.world.installed()
         app.events.append("message.channels")

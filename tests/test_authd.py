@@ -29,6 +29,7 @@ from storage.audit import Origin, Surface
 from storage.database import Database
 from storage.passwords import Hasher, Style
 from tests import mail_fuzz, mail_servers, raw
+from tests.stores import sqlite_store
 
 BY = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.MODAL, "ref", "C0MAIL", "V1")
 CHEAP = (8, 1, 1)
@@ -468,8 +469,7 @@ async def test_a_setting_lets_mail_pass_while_the_database_is_away(store: Databa
 
 async def test_it_follows_a_replaced_sqlite_file(tmp_path: Path) -> None:
     async def filled(name: str) -> tuple[Database, Made]:
-        db = Database(f"sqlite:///{tmp_path / name}")
-        await db.upgrade()
+        db = Database(sqlite_store(tmp_path / name))
         acme = await db.change(workspaces.add, BY, "acme")
         await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
         return db, await make(db)
@@ -621,7 +621,6 @@ async def ended(*processes: Process) -> AsyncIterator[None]:
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_as_a_process_it_answers_and_stops_cleanly(database_url: str, tmp_path: Path, workers: int) -> None:
     db = Database(database_url)
-    await db.upgrade()
     acme = await db.change(workspaces.add, BY, "acme")
     await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
     made = await make(db)
@@ -676,10 +675,7 @@ async def test_it_starts_without_the_database_and_becomes_ready_by_itself(tmp_pa
 
 @pytest.mark.timeout(180)
 async def test_workers_are_started_again_and_replaced_and_systemd_is_told(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'bot.db'}"
-    db = Database(url)
-    await db.upgrade()
-    await db.close()
+    url = sqlite_store(tmp_path / "bot.db")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
@@ -803,9 +799,8 @@ class People:
 
 @pytest.mark.timeout(180)
 async def test_a_restart_is_not_noticed_by_postfix_under_load(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    url = sqlite_store(tmp_path / "bot.db")
     db = Database(url)
-    await db.upgrade()
     acme = await db.change(workspaces.add, BY, "acme")
     await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
     made = await make(db)

@@ -134,7 +134,7 @@ def test_as_a_process_it_ends_with_the_exit_status(tmp_path: Path) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> tuple[str, list[str]]:
     """The address of a store with two credentials, and their usernames."""
-    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    url = sqlite_store(tmp_path / "bot.db")
     for arguments in (("workspace", "add", "acme"), ("channel", "map", "C0MAIL", "acme")):
         assert smtp_bot(url, *arguments).exit_code == 0
     return url, asyncio.run(fill(url, "Relay", "=Printer"))

@@ -52,11 +52,11 @@ async def make(db: Database, name: str) -> str:
 
 # --- PgBouncer ---
 @pytest.fixture
-def pooled_url(postgres_server: str, postgres_url: str) -> Iterator[str]:
+def pooled_url(postgres_server: str, empty_postgres_url: str) -> Iterator[str]:
     if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         need("PgBouncer (Debian: pgbouncer)")
     with postgres.pooler(postgres_server) as address:
-        yield f"{address}/{postgres_url.rpartition('/')[2]}"
+        yield f"{address}/{empty_postgres_url.rpartition('/')[2]}"
 
 
 @pytest.fixture
@@ -100,10 +100,10 @@ def test_a_pooler_that_was_not_told_of_has_a_sentence(pooled_url: str) -> None:
 
 
 @pytest.mark.parametrize("behind", ["none", "transaction"])
-async def test_a_schema_of_its_own_is_kept(request: pytest.FixtureRequest, postgres_url: str, behind: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
+async def test_a_schema_of_its_own_is_kept(request: pytest.FixtureRequest, empty_postgres_url: str, behind: str) -> None:
+    with psycopg.connect(empty_postgres_url, autocommit=True) as admin:
         admin.execute("CREATE SCHEMA mail")
-        url = request.getfixturevalue("pooled_url") if behind == "transaction" else postgres_url
+        url = request.getfixturevalue("pooled_url") if behind == "transaction" else empty_postgres_url
         db = Database(f"{url}?options=-csearch_path%3Dmail", pooled=behind == "transaction")
         try:
             await db.upgrade()
@@ -166,11 +166,11 @@ def test_each_trouble_of_postgresql_has_its_sentence(postgres_server: str, place
     everybody_says(place.format(server=postgres_server, closed=closed, **roles), sentence)
 
 
-async def test_a_role_without_rights_has_its_sentence(postgres_url: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
+async def test_a_role_without_rights_has_its_sentence(empty_postgres_url: str) -> None:
+    with psycopg.connect(empty_postgres_url, autocommit=True) as admin:
         with contextlib.suppress(psycopg.errors.DuplicateObject):
             admin.execute("CREATE ROLE weak LOGIN")
-        run = await asyncio.to_thread(smtp_bot, postgres_url.replace("bot@", "weak@"), "db", "upgrade")
+        run = await asyncio.to_thread(smtp_bot, empty_postgres_url.replace("bot@", "weak@"), "db", "upgrade")
         assert (run.exit_code, "the role may not do that there. Make it the owner" in run.stderr) == (1, True)
 
 
@@ -245,9 +245,9 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
         check_file(tmp_path / "bot.db", mounts)
 
 
-async def test_an_empty_database_says_what_to_run(tmp_path: Path, postgres_url: str) -> None:
+async def test_an_empty_database_says_what_to_run(tmp_path: Path, empty_postgres_url: str) -> None:
     (tmp_path / "bot.db").touch()
-    for url in (f"sqlite:///{tmp_path / 'bot.db'}", postgres_url):
+    for url in (f"sqlite:///{tmp_path / 'bot.db'}", empty_postgres_url):
         run = await asyncio.to_thread(smtp_bot, url, "list")
         assert (run.exit_code, run.stderr) == (1, "DATABASE_URL: the database is empty. Run: smtp-bot db upgrade\n")
 
@@ -260,8 +260,10 @@ async def everything(db: Database) -> dict[str, list[Any]]:
     return await db.read(rows)
 
 
-async def test_a_store_moves_to_postgresql_and_back(tmp_path: Path, postgres_url: str) -> None:
-    first, second, third = (Database(url) for url in (f"sqlite:///{tmp_path / 'one.db'}", postgres_url, f"sqlite:///{tmp_path / 'two.db'}"))
+async def test_a_store_moves_to_postgresql_and_back(tmp_path: Path, empty_postgres_url: str) -> None:
+    first, second, third = (
+        Database(url) for url in (f"sqlite:///{tmp_path / 'one.db'}", empty_postgres_url, f"sqlite:///{tmp_path / 'two.db'}")
+    )
     try:
         await first.upgrade()
         await fill(first)

@@ -22,6 +22,7 @@ from storage.database import Database
 from storage.logins import beat
 from tests import raw
 from tests.stage import MANIFEST
+from tests.stores import sqlite_store
 from tests.test_cli import smtp_bot
 
 SHELL = Origin(Actor("shell:test", "T0SANDBOX", owner=True), Surface.SHELL, "ref")
@@ -42,7 +43,7 @@ def app(slack: Slack) -> App:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'bot.db'}"
+    return sqlite_store(tmp_path / "bot.db")
 
 
 @pytest.fixture
@@ -60,7 +61,6 @@ def doctor(slack: Slack, app: App, url: str, tmp_path: Path, monkeypatch: pytest
 async def db(url: str) -> AsyncIterator[Database]:
     os.umask(0o077)  # as `smtp-bot` does
     made = Database(url)
-    await made.upgrade()
     await made.change(workspaces.add, SHELL, "acme")
     yield made
     await made.close()

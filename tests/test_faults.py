@@ -16,6 +16,7 @@ from storage import errands
 from storage.passwords import Hasher
 from tests.oracle import FLOWS, Diary, Oracle
 from tests.stage import Stage, stage
+from tests.stores import sqlite_store
 
 SEED = 12
 IN_THE_SUITE = 12
@@ -170,7 +171,7 @@ def cells(flow: str, calls: Iterable[tuple[str, int]], slow: bool) -> list[Cell]
 
 @pytest.mark.parametrize("flow", FLOWS)
 async def test_words_and_state_agree_whatever_slack_answers(tmp_path: Path, flow: str) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket") as play, trial(play) as one:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket") as play, trial(play) as one:
         chosen = cells(flow, await one.calls(flow), slow=False)
         for cell in Random(f"{SEED} {flow}").sample(chosen, IN_THE_SUITE):
             await one.run(cell)

@@ -25,6 +25,7 @@ from storage.passwords import Hasher
 from tests.cable import Wire
 from tests.oracle import DONE, FLOWS, Diary, Oracle
 from tests.stage import BY_TEST, PATIENT, Stage, settings, stage
+from tests.stores import sqlite_store
 from tests.test_faults import known_troubles, trial
 
 
@@ -48,7 +49,7 @@ class Replicas:
 @pytest.fixture(params=["sqlite-2", "postgres-3"])
 async def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Replicas]:
     database, count = request.param.split("-")
-    url = f"sqlite:///{tmp_path / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    url = sqlite_store(tmp_path / "bot.db") if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
     async with stage(url, "socket", start=False) as play, contextlib.AsyncExitStack() as stack:
         bots = []
         for _ in range(int(count)):
@@ -159,7 +160,6 @@ async def deletes(play: Stage, person: Person) -> None:
 
 async def test_an_errand_is_taken_by_one(database_url: str) -> None:
     stores = [Database(database_url) for _ in range(3)]
-    await stores[0].upgrade()
     for number in range(60):
         await stores[0].note(errands.add, Kind.NOTICE, channel_id=f"C{number}")
     taken = await asyncio.gather(*(store.note(errands.take, 7) for store in stores * 4))
@@ -266,7 +266,7 @@ async def test_so_are_suspensions_and_roles(lossy: Lossy, act: str, arrives: boo
 # --- Slack applies what an acknowledgement says after what came later ---
 @pytest.mark.parametrize("flow", [*FLOWS, "suspend"])
 async def test_a_result_never_loses_against_its_own_acknowledgement(tmp_path: Path, flow: str) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", late_acks=0.06) as play, trial(play) as one:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", late_acks=0.06) as play, trial(play) as one:
         name = await one.prepare(flow)
         assert await one.act(flow, name)
         await one.settle()
@@ -283,7 +283,7 @@ async def test_a_result_never_loses_against_its_own_acknowledgement(tmp_path: Pa
 async def test_while_sqlite_is_locked_a_submission_is_answered_and_nothing_is_half_done(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     hasher = Hasher(8, 1, 1)
-    async with stage(f"sqlite:///{path}", "socket") as play:
+    async with stage(sqlite_store(path), "socket") as play:
         oracle = Oracle(play.db, Verifier(play.db, hasher))
         password = await play.create(play.wanda, "Old")
         oracle.known[(await play.credentials())[0].username] = password

@@ -21,13 +21,14 @@ from bot.web import Gate, Guard, for_slack
 from sandbox.slack import Fault, Slack
 from tests.cable import Wire
 from tests.stage import MANIFEST, PATIENT, Stage, settings, stage
+from tests.stores import sqlite_store
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http") as made:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http") as made:
         yield made
 
 
@@ -108,7 +109,7 @@ async def test_work_under_way_is_finished_before_the_bot_stops(http: Stage) -> N
 
 async def test_who_sends_half_a_request_is_cut_and_keeps_nobody_out(tmp_path: Path) -> None:
     few = replace(PATIENT, connections=10)
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", few) as http, contextlib.AsyncExitStack() as held:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http", few) as http, contextlib.AsyncExitStack() as held:
         halves = [await connection(held, http.bot.port, b"POST /slack/events HTTP/1.1\r\nhost: x\r\n") for _ in range(30)]
         await http.wanda.types(http.mail, "/smtp")
         await http.wanda.sees("This channel manages SMTP credentials")
@@ -117,7 +118,7 @@ async def test_who_sends_half_a_request_is_cut_and_keeps_nobody_out(tmp_path: Pa
 
 async def test_a_request_that_takes_too_long_is_cut(tmp_path: Path) -> None:
     async with (
-        stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", replace(PATIENT, request=0.1)) as http,
+        stage(sqlite_store(tmp_path / "bot.db"), "http", replace(PATIENT, request=0.1)) as http,
         contextlib.AsyncExitStack() as held,
     ):
         head = b"POST /slack/events HTTP/1.1\r\nhost: x\r\n"
@@ -184,7 +185,7 @@ async def test_the_first_command_asks_slack_nothing_before_its_acknowledgement(p
 
 
 async def test_a_repeated_envelope_draws_once(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket") as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket") as play:
         url = play.slack.new_response_url(play.wanda.id, play.mail.id)
         payload = {key: value[0] for key, value in parse_qs(command(play)).items()} | {"response_url": url}
         acks = [await play.slack.deliver("slash_commands", payload) for _ in range(3)]
@@ -212,7 +213,7 @@ async def test_while_the_database_hangs_a_submission_is_answered(postgres_url: s
 @pytest.mark.parametrize("trouble", ["locked", "replaced by another one", "read-only"])
 async def test_readyz_says_why_nothing_can_be_written(trouble: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     file = tmp_path / "bot.db"
-    url = str(request.getfixturevalue("postgres_url")) if trouble == "read-only" else f"sqlite:///{file}"
+    url = str(request.getfixturevalue("postgres_url")) if trouble == "read-only" else sqlite_store(file)
     async with stage(url, "http") as play, aiohttp.ClientSession() as client, contextlib.AsyncExitStack() as undo:
         address = f"http://127.0.0.1:{play.bot.port}/readyz"
         assert (await client.get(address)).status == 200
@@ -247,7 +248,7 @@ async def make_writable(url: str, name: str) -> None:
 async def test_a_connection_to_slack_that_hangs_is_replaced(tmp_path: Path) -> None:
     limits = replace(PATIENT, ping=0.2)
     async with (
-        stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", limits, start=False) as play,
+        stage(sqlite_store(tmp_path / "bot.db"), "socket", limits, start=False) as play,
         Wire().between("127.0.0.1", urlsplit(play.slack.url).port or 0) as wire,
     ):
         play.slack.url = f"http://127.0.0.1:{wire.port}"  # where Slack says to connect
@@ -273,7 +274,7 @@ async def connection(held: contextlib.AsyncExitStack, port: int | None, sent: by
 
 
 async def test_a_socket_that_slack_closes_is_opened_again(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket") as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket") as play:
         await play.slack.drop_sockets()
         await play.slack.world.until(lambda: None if play.slack._sockets else True, 5)
         await play.slack.connected(20)
@@ -304,14 +305,14 @@ async def test_a_wrong_setting_is_named_at_start(tmp_path: Path, change: dict[st
             await asyncio.wait_for(bot.start(), 120)
 
 
-async def test_postgresql_on_an_old_schema_is_not_started_on(postgres_url: str, tmp_path: Path) -> None:
-    bot = Bot(settings(slack_bot_token="xoxb-1", slack_app_token="xapp-1", database_url=postgres_url), metrics=("127.0.0.1", 0))
+async def test_postgresql_on_an_old_schema_is_not_started_on(empty_postgres_url: str, tmp_path: Path) -> None:
+    bot = Bot(settings(slack_bot_token="xoxb-1", slack_app_token="xapp-1", database_url=empty_postgres_url), metrics=("127.0.0.1", 0))
     with pytest.raises(StartError, match="smtp-bot db upgrade"):
         await bot.start()
 
 
 async def test_many_who_wait_for_the_same_answer_of_slack_are_all_served(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", replace(PATIENT, places=2)) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http", replace(PATIENT, places=2)) as play:
         await asyncio.gather(*(play.rita.types(play.mail, "/smtp list") for _ in range(12)))
         await play.settled()
         assert len([one for one in play.rita.messages(play.mail) if "No SMTP credentials in Acme yet" in play.rita.read(one)]) == 12

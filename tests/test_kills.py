@@ -30,6 +30,7 @@ from storage.passwords import Hasher
 from tests.oracle import FLOWS, Diary, Oracle
 from tests.postgres import free_port
 from tests.stage import BY_TEST, Stage, stage
+from tests.stores import sqlite_store
 from tests.test_process import Process, process
 
 SEED = 225
@@ -261,7 +262,7 @@ async def trials(url: str, mode: str, folder: Path) -> AsyncIterator[Trials]:
 @pytest.mark.parametrize("where", ["sqlite-socket", "postgres-http"])
 async def test_words_and_state_agree_after_kills(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     database, mode = where.split("-")
-    url = f"sqlite:///{tmp_path / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    url = sqlite_store(tmp_path / "bot.db") if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
     chooser = Random(f"{SEED} {where}")
     async with trials(url, mode, tmp_path) as one:
         for _ in range(IN_THE_SUITE):

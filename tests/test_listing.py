@@ -283,8 +283,8 @@ async def test_a_database_that_refuses_the_extension_searches_without_an_index(p
         await db.close()
 
 
-async def test_the_migration_counts_what_is_there_in_the_order_it_was_made(database_url: str) -> None:
-    db = Database(database_url)
+async def test_the_migration_counts_what_is_there_in_the_order_it_was_made(empty_database_url: str) -> None:
+    db = Database(empty_database_url)
 
     def old(connection: Connection) -> None:
         config = database._config()

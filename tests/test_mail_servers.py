@@ -23,6 +23,7 @@ from storage.passwords import Hasher, Style, generate, tag
 from tests import mail_servers, raw
 from tests.mail_servers import DEPLOY, Session, log_in
 from tests.stage import Stage, stage
+from tests.stores import sqlite_store
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ async def by_sql(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Pat
     """Dovecot's version, a folder that it can read, and the bot with its SQLite file there, or on PostgreSQL."""
     version, database = request.param.split("-")
     with mail_servers.open_folder(mail_servers.dovecot_root(version)) as folder:
-        url = f"sqlite:///{folder / 'bot.db'}" if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
+        url = sqlite_store(folder / "bot.db") if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
         async with stage(url, "socket") as play:
             yield version, folder, play
 

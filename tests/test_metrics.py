@@ -10,6 +10,7 @@ from storage import audit
 from storage.database import Unavailable
 from tests import raw
 from tests.stage import Stage, stage
+from tests.stores import sqlite_store
 
 
 def value(name: str, **labels: str) -> float | None:
@@ -44,7 +45,7 @@ async def test_the_sweep_counts_the_store_and_follows_the_chain(play: Stage) -> 
 
 
 async def test_what_the_database_did_not_do_is_counted(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket") as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket") as play:
         before = value("smtp_bot_database_errors_total", trouble="replaced") or 0.0
         (tmp_path / "bot.db").rename(tmp_path / "elsewhere.db")
         with pytest.raises(Unavailable):

@@ -17,6 +17,7 @@ from storage.credentials import rows
 from storage.database import Database
 from storage.models import CREDENTIALS, Credential, State
 from storage.refusals import Refusal
+from tests.stores import sqlite_store
 
 BY = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.MODAL, "ref", "C0MAIL", "V1")
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
@@ -85,8 +86,7 @@ class Store:
 @settings(max_examples=10)
 def test_whatever_many_do_at_once_is_as_if_one_after_the_other(batches: list[list[tuple[str, int]]]) -> None:
     async def run(path: Path) -> None:
-        db = Database(f"sqlite:///{path}")
-        await db.upgrade()
+        db = Database(sqlite_store(path))
         acme = await db.change(workspaces.add, BY, "acme")
         await db.change(workspaces.map_channel, BY, "T0HOME", "C0MAIL", acme.id)
         store = Store(db)

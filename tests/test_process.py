@@ -24,6 +24,7 @@ from storage import seen
 from storage.database import Database
 from tests.postgres import free_port
 from tests.stage import PATIENT, Stage, settings, stage
+from tests.stores import sqlite_store
 
 
 class SlowSlack(Slack):
@@ -105,7 +106,7 @@ async def process(environment: dict[str, str], **limits: Any) -> AsyncIterator[P
 
 @pytest.mark.parametrize("mode", ["socket", "http"])
 async def test_a_stop_finishes_the_submissions_under_way(tmp_path: Path, mode: str) -> None:
-    url = f"sqlite:///{tmp_path / 'bot.db'}"
+    url = sqlite_store(tmp_path / "bot.db")
     async with stage(url, mode, kind=SlowSlack, start=False, port=free_port()) as play, process(play.environment) as bot:
         slack = play.slack
         assert isinstance(slack, SlowSlack)
@@ -135,7 +136,7 @@ async def test_a_stop_finishes_the_submissions_under_way(tmp_path: Path, mode: s
 
 
 async def test_what_slack_sent_before_a_stop_is_taken_and_acknowledged(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", port=None) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", port=None) as play:
         body = {"command": "/smtp", "text": "help", "user_id": play.wanda.id, "channel_id": play.mail.id}
         sent = [asyncio.create_task(play.slack.deliver("slash_commands", body | {"trigger_id": f"{n}.1.a"})) for n in range(10)]
         await asyncio.sleep(0)  # all are written, none is read
@@ -150,7 +151,7 @@ async def test_a_signal_ends_a_start_that_waits(tmp_path: Path) -> None:
             await connection.close()
 
     async with (
-        stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", kind=NoWebSocket, start=False) as play,
+        stage(sqlite_store(tmp_path / "bot.db"), "socket", kind=NoWebSocket, start=False) as play,
         process(play.environment) as bot,
     ):
         await bot.says(503, "the Socket Mode connection to Slack is not open yet")
@@ -161,7 +162,7 @@ async def test_a_signal_ends_a_start_that_waits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("away", ["slack", "database", "internal_error", "no api"])
 async def test_a_start_waits_and_says_for_what(tmp_path: Path, away: str) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", start=False) as play, contextlib.AsyncExitStack() as stack:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", start=False) as play, contextlib.AsyncExitStack() as stack:
         given = {name.lower(): value for name, value in play.environment.items()}
         match away:
             case "slack":
@@ -200,7 +201,7 @@ async def proxy_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 async def test_what_was_away_at_the_start_is_used_once_it_is_there(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", start=False) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", start=False) as play:
         for method in ("auth.test", "apps.connections.open"):
             play.slack.fail(method, Fault("ratelimited", times=3))
         given = {name.lower(): value for name, value in play.environment.items()}
@@ -213,7 +214,7 @@ async def test_what_was_away_at_the_start_is_used_once_it_is_there(tmp_path: Pat
 
 
 async def test_a_taken_port_ends_the_start(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", start=False) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", start=False) as play:
         taken = int(play.slack.url.rpartition(":")[2])
         given = {name.lower(): value for name, value in play.environment.items()}
         for metrics, port, names in (("0", str(taken), "HOST, PORT"), (str(taken), "0", "METRICS_LISTEN")):
@@ -224,7 +225,7 @@ async def test_a_taken_port_ends_the_start(tmp_path: Path) -> None:
 
 async def test_who_waits_for_slack_keeps_nobody_from_working(tmp_path: Path) -> None:
     limits = replace(PATIENT, places=1)
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", limits, SlowSlack) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", limits, SlowSlack) as play:
         slack = play.slack
         assert isinstance(slack, SlowSlack)
         slack.slow = "views.open"
@@ -239,7 +240,7 @@ async def test_who_waits_for_slack_keeps_nobody_from_working(tmp_path: Path) -> 
 
 async def test_many_who_need_the_same_answer_of_slack_do_not_wait_for_each_other(tmp_path: Path) -> None:
     limits = replace(PATIENT, places=1)
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", limits, SlowSlack) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", limits, SlowSlack) as play:
         slack = play.slack
         assert isinstance(slack, SlowSlack)
         slack.slow = "usergroups.users.list"
@@ -269,7 +270,7 @@ async def test_when_too_many_wait_the_next_one_reads_that_the_bot_is_busy(play: 
 
 
 async def test_an_event_that_comes_while_too_many_wait_comes_again(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http") as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http") as play:
         opened = {"type": "app_home_opened", "user": play.wanda.id, "channel": play.slack.world.dm(play.wanda.id).id, "tab": "home"}
         body = json.dumps({"type": "event_callback", "team_id": play.slack.world.team.id, "event": opened})
 

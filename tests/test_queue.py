@@ -27,6 +27,7 @@ from tests import mail_servers, raw
 from tests.conftest import need
 from tests.mail_servers import Session
 from tests.stage import BY_TEST, Stage, stage
+from tests.stores import sqlite_store
 from tests.test_mail_servers import authd, make
 
 LEAKED, OTHER = "smtp-acme-abcd1234", "smtp-acme-wxyz5678"
@@ -468,7 +469,7 @@ def children(pid: int) -> list[tuple[int, int, str]]:
 @pytest.fixture(params=["sqlite", "postgres"])
 async def shared(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Stage]:
     """The bot, with a store that the account of the queue service reaches."""
-    url = f"sqlite:///{folder / 'bot.db'}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    url = sqlite_store(folder / "bot.db") if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
     async with stage(url, "socket") as play:
         for name in ("", "bot.db", "bot.db-wal", "bot.db-shm") if play.db.sqlite else ():
             (folder / name).chmod(0o777)

@@ -70,9 +70,9 @@ def filled(url: str) -> None:
 
 
 @pytest.fixture
-def old_url(database_url: str) -> str:
-    filled(database_url)
-    return database_url
+def old_url(empty_database_url: str) -> str:
+    filled(empty_database_url)
+    return empty_database_url
 
 
 def rows(url: str, query: str) -> list[Any]:
@@ -169,8 +169,8 @@ def test_every_migration_says_which_older_code_may_start_and_what_going_back_los
         assert callable(step.module.loses)
 
 
-async def test_a_running_release_goes_on_during_and_after_an_upgrade(database_url: str) -> None:
-    running, upgrading = Database(database_url), Database(database_url)
+async def test_a_running_release_goes_on_during_and_after_an_upgrade(empty_database_url: str) -> None:
+    running, upgrading = Database(empty_database_url), Database(empty_database_url)
     try:
         await upgrading.upgrade()
         await upgrading.downgrade()
@@ -199,10 +199,10 @@ async def test_a_running_release_goes_on_during_and_after_an_upgrade(database_ur
 
 
 @pytest.fixture
-def impatient_url(postgres_url: str) -> Iterator[str]:
+def impatient_url(empty_postgres_url: str) -> Iterator[str]:
     """Of a role for which the server cancels whatever takes longer than a millisecond."""
-    url = make_url(postgres_url)
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
+    url = make_url(empty_postgres_url)
+    with psycopg.connect(empty_postgres_url, autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS impatient")
         admin.execute("CREATE ROLE impatient LOGIN SUPERUSER")
         admin.execute("ALTER ROLE impatient SET statement_timeout = 1")
@@ -215,12 +215,12 @@ def test_a_migration_has_no_time_limit(impatient_url: str) -> None:
     assert smtp_bot(impatient_url, "db", "upgrade").exit_code == 0
 
 
-def test_an_index_that_was_broken_off_is_made_again(postgres_url: str) -> None:
-    assert smtp_bot(postgres_url, "db", "upgrade").exit_code == 0
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
+def test_an_index_that_was_broken_off_is_made_again(empty_postgres_url: str) -> None:
+    assert smtp_bot(empty_postgres_url, "db", "upgrade").exit_code == 0
+    with psycopg.connect(empty_postgres_url, autocommit=True) as admin:
         admin.execute(f"UPDATE alembic_version SET version_num = '{BEFORE}'".encode())
         admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'credentials_owner'::regclass")
         admin.execute("DROP INDEX audit_events_user")
-        assert smtp_bot(postgres_url, "db", "upgrade").exit_code == 0
+        assert smtp_bot(empty_postgres_url, "db", "upgrade").exit_code == 0
         assert admin.execute("SELECT count(*) FROM pg_index WHERE NOT indisvalid").fetchone() == (0,)
         assert admin.execute("SELECT count(*) FROM pg_indexes WHERE indexname = 'audit_events_user'").fetchone() == (1,)

@@ -29,6 +29,7 @@ from storage.refusals import WebhookInvalid
 from tests import raw
 from tests.conftest import need
 from tests.stage import BY_TEST, Stage, stage
+from tests.stores import sqlite_store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -165,7 +166,7 @@ async def test_a_name_that_leads_inside_is_refused_whatever_it_is_called(receive
 @contextlib.asynccontextmanager
 async def hooked(tmp_path: Path, receiver: Receiver) -> AsyncIterator[tuple[Stage, str]]:
     """A stage whose workspace acme has a webhook; and the webhook's secret."""
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "socket", bot_webhook_private=True) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", bot_webhook_private=True) as play:
         play.bot.services.trust = receiver.trust
         _, secret = await play.db.change(policy.set_webhook, BY_TEST, play.acme.id, receiver.url)
         yield play, str(secret)
@@ -247,7 +248,7 @@ def alarms(play: Stage) -> list[Message]:
 
 @pytest.mark.parametrize("mode", ["socket", "http"])
 async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_place(tmp_path: Path, mode: str) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", mode, leaks_secret=SECRET) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), mode, leaks_secret=SECRET) as play:
         password = await play.create(play.wanda, "Relay")
         url = f"https://github.com/acme/app/blob/1/{password}/.env"
         other = passwords.generate("00000000", passwords.Style.STANDARD)
@@ -299,7 +300,7 @@ async def test_the_command_of_the_documentation_reports(tmp_path: Path) -> None:
         need("curl")
     written = (Path(__file__).parent.parent / "docs" / "webhook.md").read_text()
     command = written.partition("```sh\n")[2].partition("```")[0].replace("https://bot.example.com", "$BOT").replace("NOW=$(date +%s)", "")
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", leaks_secret=SECRET) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http", leaks_secret=SECRET) as play:
         given = {"BOT": f"http://127.0.0.1:{play.bot.port}", "LEAKS_SECRET": SECRET, "NOW": str(int(play.clock.seconds()))}
         process = await asyncio.create_subprocess_exec("sh", "-c", command, env=os.environ | given, stdout=asyncio.subprocess.PIPE)
         answer, _ = await process.communicate()
@@ -307,7 +308,7 @@ async def test_the_command_of_the_documentation_reports(tmp_path: Path) -> None:
 
 
 async def test_reports_that_are_wrong_are_refused(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http", leaks_secret=SECRET) as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http", leaks_secret=SECRET) as play:
         now = int(play.clock.seconds())
         for headers in (
             {"x_leaks_signature": ""},
@@ -332,5 +333,5 @@ async def test_reports_that_are_wrong_are_refused(tmp_path: Path) -> None:
 
 
 async def test_without_a_secret_nothing_takes_reports(tmp_path: Path) -> None:
-    async with stage(f"sqlite:///{tmp_path / 'bot.db'}", "http") as play:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "http") as play:
         assert (await report(play, []))[0] == 404
