@@ -22,6 +22,7 @@ from storage.audit import Origin, Surface
 from storage.database import Database
 from storage.journal import Journal
 from storage.past import Past
+from tests.stores import sqlite_store
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +52,11 @@ async def fill(url: str, *names: str) -> list[str]:
     return made
 
 
-def test_on_the_day_slack_is_down(database_url: str) -> None:
+def test_on_the_day_slack_is_down(empty_database_url: str) -> None:
     def run(*arguments: str) -> Result:
-        return smtp_bot(database_url, *arguments)
+        return smtp_bot(empty_database_url, *arguments)
 
-    if database_url.startswith("postgres"):
+    if empty_database_url.startswith("postgres"):
         old = run("list")
         assert (old.exit_code, old.stderr) == (1, "DATABASE_URL: the database is empty. Run: smtp-bot db upgrade\n")
     upgraded = run("db", "upgrade").stdout.splitlines()
@@ -72,7 +73,7 @@ def test_on_the_day_slack_is_down(database_url: str) -> None:
     forgotten = run("grant", "U0WANDA", "admin")
     assert (forgotten.exit_code, "--all" in forgotten.stderr) == (2, True)
     assert run("grant", "U0WANDA", "king", "acme").exit_code == 2
-    first, second = asyncio.run(fill(database_url, "Relay", "Printer"))
+    first, second = asyncio.run(fill(empty_database_url, "Relay", "Printer"))
     listed = [json.loads(line) for line in run("list", "acme", "--json").stdout.splitlines()]
     assert [(one["username"], one["name"], one["workspace"]) for one in listed] == [(first, "Relay", "acme"), (second, "Printer", "acme")]
     assert run("list", "nowhere").exit_code == 1
