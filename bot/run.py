@@ -127,6 +127,7 @@ class Bot:
         self._gate = web.Gate()
         leaks_secret = settings.leaks_secret.get_secret_value()
         self._found = Desk(leaks_secret, lambda: clock().timestamp()) if leaks_secret else None
+        self._listeners: list[Server] = []
         self._front: Server | None = None
         self._socket: SocketMode | None = None
         self.services: Services
@@ -189,6 +190,7 @@ class Bot:
     def _listen(self) -> None:
         settings = self.settings
         operators = web.for_operators(self._health.problem, lambda: self.past.remark if self.past else None)
+        self._stack.push_async_callback(self._end_listeners)
         try:
             host, port = self._metrics or METRICS_LISTEN
             self.metrics_port = self._serve(operators, "METRICS_LISTEN", host, port, METRICS_CONNECTIONS).port
@@ -214,8 +216,11 @@ class Bot:
         except ListenError as error:
             raise StartError(f"{variables}: {error}.") from None
         made = Server(asgi, listener, connections, self.limits.request, int(self.limits.stop))
-        self._stack.push_async_callback(made.close)
+        self._listeners.append(made)
         return made
+
+    async def _end_listeners(self) -> None:
+        await asyncio.gather(*(one.close() for one in self._listeners))
 
     async def _connect(self, db: Database) -> Installation:
         settings, limits = self.settings, self.limits

@@ -204,8 +204,9 @@ class Slack(Delivery):
                 with contextlib.suppress(RuntimeError, WebSocketDisconnect):
                     await connection.close()
             await self._http.close()
-            server.should_exit = True
-            await serving
+            await server.shutdown()
+            serving.cancel()
+            await asyncio.wait({serving})
 
     def application(self) -> Starlette:
         routes = [
