@@ -26,6 +26,7 @@ CONNECTIONS = 4000  # of one process; fewer where it may not open as many files
 RESERVED = 100  # descriptors for everything else
 HANDSHAKE_TIMEOUT = 30.0  # seconds
 DRAIN_TIMEOUT = 10.0  # seconds that a shutdown waits for answers under way
+ACCEPTING = 3  # turns of the event loop in which asyncio makes a connection of what it has accepted: task, transport, protocol
 LINGER = 120.0  # seconds that a replaced process goes on with its TCP connections; a Postfix smtpd that idles ends after 100
 
 log = structlog.get_logger(__name__)
@@ -348,7 +349,8 @@ class Server:
         self.stopping = True
         for listening in self._listening:
             listening.close()
-        await asyncio.sleep(0)  # what was accepted just before becomes a connection
+        for _ in range(ACCEPTING):
+            await asyncio.sleep(0)
         lingering = {one for one in self.connections if replaced and one.transport.get_extra_info("socket").family != socket.AF_UNIX}
         for connection in list(self.connections):
             if connection not in lingering:

@@ -68,6 +68,8 @@ class Client:
     async def greet(self, version: str = "1\t2") -> list[str]:
         greeting = []
         while (line := await self.line()) != "DONE":
+            if not line:
+                raise ConnectionResetError("hung up on before the greeting ended")
             greeting.append(line)
         self.writer.write(f"VERSION\t{version}\nCPID\t{os.getpid()}\n".encode())
         return greeting
@@ -374,6 +376,28 @@ async def test_who_asks_the_same_at_once_shares_one_computation_also_when_one_ha
     results = await asyncio.gather(*asking[1:])
     assert {result.answer for result in results} == {"yes"}
     assert hasher.verified == 1
+    hasher.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_connects_while_a_process_is_replaced_is_greeted(store: Database, tmp_path: Path, turns: int) -> None:
+    """However many turns of the loop lie between the connection and the signal: the old one greets what it accepted."""
+    hasher = CountingHasher()
+    listener = listen(f"unix:{tmp_path / 'auth'}", "AUTHD_LISTEN")
+    old, new = (Server(AuthdConfig(""), Verifier(store, hasher)) for _ in range(2))
+    await old.start([listener.dup()])
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.connect(str(tmp_path / "auth"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(old.stop(replaced=True))
+        await asyncio.sleep(0)
+        await new.start([listener])
+        client = Client(*await asyncio.open_unix_connection(sock=connected.dup()))
+        await client.greet()
+        client.writer.close()
+    await asyncio.wait_for(stopping, 120)
+    await asyncio.wait_for(new.stop(), 120)
     hasher.close()
 
 
