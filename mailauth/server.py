@@ -347,10 +347,14 @@ class Server:
                 are given time to end by themselves.
         """
         self.stopping = True
+        # Closed at once, asyncio would drop what it has accepted and not made a connection of yet.
         for listening in self._listening:
-            listening.close()
+            for listener in listening.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
         for _ in range(ACCEPTING):
             await asyncio.sleep(0)
+        for listening in self._listening:
+            listening.close()
         lingering = {one for one in self.connections if replaced and one.transport.get_extra_info("socket").family != socket.AF_UNIX}
         for connection in list(self.connections):
             if connection not in lingering:
