@@ -78,6 +78,10 @@ def sent(credential: Credential, traffic: Traffic) -> str | None:
     return told + (f", from {credential.last_used_from}" if credential.last_used_from else "")
 
 
+def times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
@@ -91,6 +95,8 @@ def proof_remarks(proof: Proof) -> list[Piece]:
         said.append(f" Nor have {len(proof.silent) - NAMED} more.")
     for name, milliseconds in proof.skewed[:NAMED]:
         said.append(f" The clock of {name} is {abs(milliseconds) // 1000} s {'ahead' if milliseconds > 0 else 'behind'}.")
+    if proof.tried:
+        said.append(f" Since then it was tried {times(proof.tried)}, and refused.")
     if not proof.ends_sessions:
         said.append(" Sessions that are open already go on until they end.")
     return said

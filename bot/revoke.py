@@ -6,7 +6,7 @@ the modal says of each what became of it. `workspace:SLUG` stops everything of a
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from storage.access import Action, Actor
 from storage.audit import Origin, What, record_refusal
 from storage.credentials import Revoked
 from storage.database import Transaction
+from storage.mail_servers import Traffic
 from storage.models import Credential, State, Workspace
 from storage.names import looks_like_password
 from storage.refusals import NoSuchCredential, NotAllowed, NotSuspended, PersonBarred, Refusal
@@ -53,7 +54,7 @@ class Targets:
     refused: list[tuple[Credential, Workspace]]
     unknown: list[str]
     """Those that do not exist, or that the person may not know of."""
-    traffic: dict[str, mail_servers.Traffic]
+    traffic: dict[str, Traffic]
     hidden: list[Credential] = field(default_factory=list)
     """Of the unknown ones those that exist. Never shown."""
     resumable: set[str] = field(default_factory=set)
@@ -181,10 +182,10 @@ async def submit(request: Request) -> Answer:
     reason = given_reason(request) or ("It leaked." if token.leaked else None)
     origin = request.origin(await request.actor(EVERYWHERE))
     with asked_for():
-        revoked, orders = await request.services.db.change(_revoke, origin, token.credentials, reason, queue.is_ticked(request))
+        revoked, traffic, orders = await request.services.db.change(_revoke, origin, token.credentials, reason, queue.is_ticked(request))
 
     def view(*news: Block) -> dict[str, Any]:
-        return revoked_view(revoked, token.leaked, request.services.command, news)
+        return revoked_view(revoked, traffic, token.leaked, request.services.command, news)
 
     async def show(news: list[Block]) -> bool:
         return await request.show_result(view(*news))
@@ -199,15 +200,18 @@ async def submit(request: Request) -> Answer:
     return Answer(update(view()), then if revoked.done else None)
 
 
-def _revoke(tx: Transaction, origin: Origin, credential_ids: list[str], reason: str | None, hold: bool) -> tuple[Revoked, list[int]]:
-    """With the orders to hold what the revoked ones have queued."""
+def _revoke(
+    tx: Transaction, origin: Origin, credential_ids: list[str], reason: str | None, hold: bool
+) -> tuple[Revoked, dict[str, Traffic], list[int]]:
+    """With what the revoked ones sent, and the orders to hold what they have queued."""
     revoked = credentials.delete_each(tx, origin, credential_ids, reason)
     done = [one.id for one, _ in revoked.done]
-    return revoked, queue_orders.order(tx, origin, queue_orders.Act.HOLD, done) if hold else []
+    orders = queue_orders.order(tx, origin, queue_orders.Act.HOLD, done) if hold else []
+    return revoked, mail_servers.traffic(tx, done), orders
 
 
-def revoked_view(revoked: Revoked, leaked: bool, command: str, news: Sequence[Block]) -> dict[str, Any]:
-    """Says of each what became of it. `news`: what the mail servers say."""
+def revoked_view(revoked: Revoked, traffic: Mapping[str, Traffic], leaked: bool, command: str, news: Sequence[Block]) -> dict[str, Any]:
+    """Says of each what became of it. `traffic`: by credential id; `news`: what the mail servers say."""
     total = len(revoked.done) + len(revoked.refused)
     rows: list[Block] = []
     if total > 1:
@@ -215,7 +219,9 @@ def revoked_view(revoked: Revoked, leaked: bool, command: str, news: Sequence[Bl
             line(f"{len(revoked.done)} of {total} revoked. An app that still uses one needs a new credential before it sends again.")
         )
     for credential, workspace in revoked.done:
-        rows.append(line("Revoked ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), "."))
+        sent = impact.sent(credential, traffic[credential.id])
+        said = [f" It sent {sent}."] if sent else []
+        rows.append(line("Revoked ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name), ".", *said))
     rows += [line("Not revoked: ", *texts.sentence(refusal, command)) for refusal in revoked.refused.values()]
     after = [line("I can't delete the message it was in; ask its author or a Slack admin to.")] if leaked else []
     shown = [*rows[: VIEW_BLOCKS_MAX - len(after) - len(news)], *after, *news]

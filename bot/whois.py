@@ -190,6 +190,11 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
         states.append([bold("Expires  "), when(credential.expires_at)])
     if credential.previous_until and credential.previous_until > now:
         states.append([bold("Old password until  "), when(credential.previous_until)])
+    stopped = credential.state in (State.SUSPENDED, State.DELETED)
+    if stopped and (sent := impact.sent(credential, known.traffic)):
+        states.append([bold("Sent  "), sent])
+    if known.traffic.refused_day and credential.state != State.ACTIVE:
+        states.append([bold("Tried again  "), f"{impact.times(known.traffic.refused_day)} in the last day, and refused"])
     rows.append(lines(*states))
     leaked = credential.id in token.pasted
     if leaked and credential.state == State.ACTIVE:

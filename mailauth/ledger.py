@@ -1,4 +1,4 @@
-"""What was used and sent since the last time that it was written down, by credential. Nothing of it is lost when the database is away."""
+"""What was used, sent and refused since it was last written down, by credential. Nothing of it is lost when the database is away."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from mailauth.policy import PolicyRequest
 from storage import logins
 from storage.database import Database
-from storage.logins import Known, Sent, Use
+from storage.logins import Known, Sent, Tried, Use
 
 MOST = 100_000  # credentials, when the database is away
 
@@ -16,6 +16,7 @@ class Ledger:
         self._db = db
         self._uses: dict[str, Use] = {}
         self._sent: dict[str, Sent] = {}
+        self._tried: dict[str, Tried] = {}
         self._last: Mapping[str, Sent] = {}
         """What was written down last, or is just now: a look at the store may have seen it, or not."""
         self._one_at_a_time = asyncio.Lock()
@@ -27,6 +28,16 @@ class Ledger:
             use.at, use.remote, use.service, use.count = known.now, remote, service, use.count + 1
         elif len(self._uses) < MOST:
             self._uses[known.id] = Use(known.now, remote, service, previous, use.count + 1 if use else 1)
+
+    def refused(self, known: Known) -> None:
+        """Somebody tried to log in with a stopped credential."""
+        tried = self._tried.get(known.id)
+        if tried is None:
+            if len(self._tried) >= MOST:
+                return
+            tried = self._tried[known.id] = Tried(known.now)
+        tried.at = known.now
+        tried.refused += 1
 
     def sent(self, known: Known, request: PolicyRequest) -> None:
         """A message was handed in."""
@@ -72,17 +83,22 @@ class Ledger:
         async with self._one_at_a_time:
             uses, self._uses = self._uses, {}
             sent, self._sent = self._sent, {}
-            if not uses and not sent:
+            tried, self._tried = self._tried, {}
+            kept = uses.keys() | sent.keys() | tried.keys()
+            if not kept:
                 return
             self._last = sent
-            kept = uses.keys() | sent.keys()
             try:
-                kept = set(await self._db.note(logins.record, uses, sent, wait))
+                kept = set(await self._db.note(logins.record, uses, sent, tried, wait))
             finally:
                 self._last = {key: counts for key, counts in sent.items() if key not in kept}
-                self._keep({key: uses[key] for key in kept if key in uses}, {key: sent[key] for key in kept if key in sent})
+                self._keep(
+                    {key: uses[key] for key in kept if key in uses},
+                    {key: sent[key] for key in kept if key in sent},
+                    {key: tried[key] for key in kept if key in tried},
+                )
 
-    def _keep(self, uses: dict[str, Use], sent: dict[str, Sent]) -> None:
+    def _keep(self, uses: dict[str, Use], sent: dict[str, Sent], tried: dict[str, Tried]) -> None:
         """With what came meanwhile."""
         for key, use in uses.items():
             later = self._uses.setdefault(key, use)
@@ -95,3 +111,7 @@ class Ledger:
                 fresh.recipients += counts.recipients
                 fresh.bytes += counts.bytes
                 fresh.over = fresh.over or counts.over
+        for key, refusals in tried.items():
+            new = self._tried.setdefault(key, refusals)
+            if new is not refusals:
+                new.refused += refusals.refused

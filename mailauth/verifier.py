@@ -27,6 +27,7 @@ from storage import logins, passwords
 from storage.database import Database
 from storage.journal import Journal
 from storage.logins import Known, Stored
+from storage.models import State
 from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
 from storage.past import Past
@@ -178,6 +179,8 @@ class Verifier:
             return Answer.NO, "unknown username", None
         stopped = known.stopped(known.now)
         if stopped:
+            if known.state != State.PENDING:
+                self._ledger.refused(known)
             return Answer.NO, stopped, known
         tag = passwords.tag(parsed.canonical)
         fitting = [stored for stored in known.passwords(known.now) if stored.tag in (None, tag)]

@@ -115,6 +115,14 @@ class Sent:
     """One of `LIMITS`, above which something was refused."""
 
 
+@dataclass(slots=True)
+class Tried:
+    """Log-ins with a stopped credential since the last time they were written down."""
+
+    at: datetime
+    refused: int = 0
+
+
 _COLUMNS = (
     CREDENTIALS.c.id,
     CREDENTIALS.c.username,
@@ -174,8 +182,15 @@ def slot_of(moment: datetime) -> int:
     return int(moment.timestamp()) // SLOT
 
 
-def record(tx: Transaction, uses: Mapping[str, Use], sent: Mapping[str, Sent] | None = None, wait: bool = False) -> Collection[str]:
-    """Writes down, by credential id, who logged in and what was sent; owes the channels the news of who sends too much. A note.
+def record(
+    tx: Transaction,
+    uses: Mapping[str, Use],
+    sent: Mapping[str, Sent] | None = None,
+    tried: Mapping[str, Tried] | None = None,
+    wait: bool = False,
+) -> Collection[str]:
+    """Writes down, by credential id, who logged in, what was sent and what was refused; owes the channels the news of who sends too much.
+    A note.
 
     On PostgreSQL every row is locked first, in the order of the ids, so that two processes never wait for each other in a circle.
 
@@ -185,8 +200,8 @@ def record(tx: Transaction, uses: Mapping[str, Use], sent: Mapping[str, Sent] | 
     Returns:
         The ids of those that were left out, to be tried again.
     """
-    sent = sent or {}
-    ids = sorted(uses.keys() | sent.keys())
+    sent, tried = sent or {}, tried or {}
+    ids = sorted(uses.keys() | sent.keys() | tried.keys())
     left_out: set[str] = set()
     if not tx.sqlite:
         rows = select(CREDENTIALS.c.id).where(CREDENTIALS.c.id.in_(ids)).order_by(CREDENTIALS.c.id)
@@ -198,13 +213,13 @@ def record(tx: Transaction, uses: Mapping[str, Use], sent: Mapping[str, Sent] | 
     if logged_in:
         _record_uses(tx, logged_in)
     insert = sqlite.insert(USAGE) if tx.sqlite else postgresql.insert(USAGE)
-    counts = ("count", "messages", "recipients", "bytes")
+    counts = ("count", "messages", "recipients", "bytes", "refused")
     adding = insert.on_conflict_do_update(
         index_elements=["credential_id", "slot"], set_={name: USAGE.c[name] + insert.excluded[name] for name in counts}
     )
     slots: dict[tuple[str, int], dict[str, Any]] = {}
     for key in ids:
-        for one in (uses.get(key), sent.get(key)):
+        for one in (uses.get(key), sent.get(key), tried.get(key)):
             if one is not None:
                 at = (key, slot_of(one.at))
                 slot = slots.setdefault(at, {"credential_id": key, "slot": at[1], **dict.fromkeys(counts, 0)})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from storage.audit import What
 from storage.database import Transaction
@@ -45,6 +45,8 @@ class Proof:
     """They count in no sum."""
     skewed: Sequence[tuple[str, int]] = ()
     """The names of those whose clock is off, and by how many milliseconds it is ahead of the database's."""
+    tried: int = 0
+    """How often a log-in with it was refused since."""
     ends_sessions: bool = False
     """Each of the living can be asked whether an open session may go on."""
 
@@ -59,10 +61,11 @@ def proof(tx: Transaction, username: str, what: What) -> Proof:
     A process knows the number of the audit row that it saw last, and when it first saw that one: as other changes follow, the moment by
     which it knew of this one moves on with them.
     """
-    change = select(AUDIT_EVENTS.c.id).where(
+    change = select(AUDIT_EVENTS.c.id, AUDIT_EVENTS.c.at, AUDIT_EVENTS.c.credential_id).where(
         AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
     )
-    event = tx.connection.scalar(change.order_by(AUDIT_EVENTS.c.id.desc()).limit(1)) or 0
+    last = tx.connection.execute(change.order_by(AUDIT_EVENTS.c.id.desc()).limit(1)).first()
+    event, tried = (last.id, _tried(tx, last.credential_id, last.at)) if last else (0, 0)
     now = database_time(tx)
     query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False)).order_by(MAIL_SERVERS.c.name)
     servers = [as_row(MailServer, row) for row in tx.connection.execute(query)]
@@ -75,8 +78,14 @@ def proof(tx: Transaction, username: str, what: What) -> Proof:
         last=max(knew, default=None),
         silent=[Silent(one.name, one.seen_at) for one in servers if one.seen_at < now - ALIVE and not _replaced(one, servers)],
         skewed=[(one.name, one.clock_skew) for one in living if abs(one.clock_skew or 0) > SKEWED and one.clock_skew],
+        tried=tried,
         ends_sessions=bool(living) and all(one.ends_sessions for one in living),
     )
+
+
+def _tried(tx: Transaction, credential_id: str, since: datetime) -> int:
+    refused = select(func.coalesce(func.sum(USAGE.c.refused), 0))
+    return int(tx.connection.scalar(refused.where(USAGE.c.credential_id == credential_id, USAGE.c.slot >= slot_of(since))) or 0)
 
 
 def _replaced(server: MailServer, servers: Sequence[MailServer]) -> bool:
@@ -95,26 +104,31 @@ def living(tx: Transaction) -> list[MailServer]:
 class Traffic:
     """What one credential did: log-ins, and messages where the mail servers tell of them."""
 
+    reported: bool = True
+    """Whether mail servers tell of log-ins at all."""
     hour: int = 0
     day: int = 0
     messages_hour: int = 0
     messages_day: int = 0
     recipients_hour: int = 0
     recipients_day: int = 0
-    reported: bool = True
-    """Whether mail servers tell of log-ins at all."""
+    refused_hour: int = 0
+    refused_day: int = 0
+    """How often it was tried while it was stopped."""
 
 
 def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic]:
     """In the last hour and day, counted in slots of five minutes."""
     slot = slot_of(tx.now)
-    sums = {one: [0] * 6 for one in credential_ids}
-    columns = (USAGE.c.credential_id, USAGE.c.slot, USAGE.c.count, USAGE.c.messages, USAGE.c.recipients)
-    query = select(*columns).where(USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - DAY)
+    counted = (USAGE.c.count, USAGE.c.messages, USAGE.c.recipients, USAGE.c.refused)
+    sums = {one: [0] * 2 * len(counted) for one in credential_ids}
+    query = select(USAGE.c.credential_id, USAGE.c.slot, *counted).where(
+        USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - DAY
+    )
     for credential_id, at, *counts in tx.connection.execute(query):
         mine = sums[credential_id]
         for number, count in enumerate(counts):
             mine[2 * number] += count if at > slot - HOUR else 0
             mine[2 * number + 1] += count
     told = reported(tx)
-    return {one: Traffic(mine[0], mine[1], mine[2], mine[3], mine[4], mine[5], told) for one, mine in sums.items()}
+    return {one: Traffic(told, *mine) for one, mine in sums.items()}

@@ -389,6 +389,7 @@ USAGE = Table(
     Column("messages", Integer, nullable=False, server_default=text("0")),
     Column("recipients", Integer, nullable=False, server_default=text("0")),
     Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("refused", Integer, nullable=False, server_default=text("0")),
 )
 """What a credential did in one slot of five minutes (seconds since the epoch, divided by 300); kept for a day."""
 

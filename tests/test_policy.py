@@ -463,6 +463,12 @@ PROOFS = {
         1, [], AT, AT, skewed=[("mx2:7", -61_500)], ends_sessions=True
     ),
     f"Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. {OPEN}": mail_servers.Proof(1, [], AT, AT),
+    "Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. Since then it was tried once, and refused.": mail_servers.Proof(
+        1, [], AT, AT, tried=1, ends_sessions=True
+    ),
+    f"Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. Since then it was tried 41 times, and refused. {OPEN}": (
+        mail_servers.Proof(1, [], AT, AT, tried=41)
+    ),
     f"Mail servers refuse it from the next log-in on. {OPEN}": mail_servers.Proof(0, [], None, None),
     f"No mail server confirms it now. mx1:3102 has not been heard of since 22:43:10 UTC. {OPEN}": mail_servers.Proof(
         0, [], None, None, [SILENT]

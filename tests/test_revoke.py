@@ -6,10 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from mailauth.verifier import Verifier
 from sandbox.people import NotSeen, Person
 from storage import audit, grants, logins, passwords, typed
 from storage.access import Role
-from storage.logins import Use
+from storage.logins import Sent, Use
+from storage.passwords import Hasher
 from tests.stage import BY_TEST, Stage
 
 SHORTCUT = "Revoke leaked credential"
@@ -266,6 +268,31 @@ async def test_the_modal_says_how_much_will_stop(play: Stage) -> None:
     play.clock.passes(days=91)
     await play.rex.types(play.mail, "/smtp delete Relay")
     await play.rex.sees_modal("Not used for 90 days.")
+
+
+async def test_after_a_revoke_it_says_what_it_sent_and_how_often_it_was_tried(play: Stage) -> None:
+    password = await play.create(play.wanda, "Relay")
+    [credential] = await play.credentials()
+    await play.db.note(logins.record, {credential.id: Use(play.clock(), "203.0.113.5", "smtp", previous=False)})
+    await play.db.note(logins.record, {}, {credential.id: Sent(play.clock(), 412, 390, 1000)})
+    hasher = Hasher(8, 1, 1)
+    verifier = Verifier(play.db, hasher)
+    await verifier.flush()
+    await play.rex.types(play.lobby, f"/smtp revoke {credential.username}")
+    await play.rex.sees_modal("can't be undone")
+    await play.rex.submits()
+    shown = play.rex.read(await play.rex.sees_modal("Revoked Relay"))
+    assert "It sent 412 messages to 390 recipients in the last hour, from 203.0.113.5." in shown
+    for attempt in (password, passwords.generate(credential.id)):
+        assert (await verifier.check(credential.username, attempt, "203.0.113.5", "smtp")).why == "deleted"
+    await verifier.flush()
+    await play.rex.sees_modal("Since then it was tried twice, and refused.")
+    await play.rex.closes()
+    await play.rex.types(play.lobby, f"/smtp whois {credential.username}")
+    told = play.rex.read(await play.rex.sees("Deleted by @rex", play.lobby))
+    assert "Sent  412 messages to 390 recipients in the last hour, from 203.0.113.5" in told
+    assert "Tried again  twice in the last day, and refused" in told
+    hasher.close()
 
 
 async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> None:
