@@ -129,6 +129,7 @@ async def deliver(
     style, recipe = new_password.chosen_style(given), new_password.chosen_recipe(given)
     db, settings = request.services.db, request.services.settings
     channel = credential.created_in or ""
+    modal = None if closed else (request.view or {})["id"]
     head = line("New SMTP credential for ", bold(workspace.name), ": ", bold(credential.name))
     summary = "Your new SMTP credential is ready. Open Slack to copy its password."
     new = NewPassword(
@@ -137,13 +138,13 @@ async def deliver(
         channel,
         new_password.response_url(request),
         message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, (), recipe),
-        accept=lambda phc, tag: db.change(credentials.activate, origin, credential.id, phc, tag),
+        accept=lambda phc, tag: db.change(credentials.activate, origin, credential.id, phc, tag, modal),
         accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
     outcome, cause = await new_password.give(request, new)
     if outcome is Outcome.DELIVERED:
         if not closed:
-            await request.show_result(created_view(credential, workspace, channel))
+            await new_password.show_in_modal(request, credential, created_view(credential, workspace, channel))
         return
     surely = "not handed over" if outcome is Outcome.REFUSED else "not surely handed over"
     with contextlib.suppress(Unavailable, OutcomeUnknown):  # it is pending and cannot log in; the sweep discards it and tells

@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
-from bot import alarm, asking, notices, owner, past, queue, setup, tidy, webhook
-from bot.blocks import Block
+from bot import alarm, asking, create, notices, owner, past, queue, rotate, setup, tidy, webhook
+from bot.blocks import Block, bold, line
 from bot.door import describe
 from bot.door import notice as notice_view
 from bot.services import Services, new_reference
@@ -384,7 +384,7 @@ async def ended(services: Services, errand: Errand) -> Result:
     about = await services.db.read(_about, errand)
     credential, event = about.credentials[0], about.events[0]
     rows = notices.discarded(credential, event, errand.channel_id or "")
-    await _end_modal(services, event, credential.request_key, rows, "Credential not created")
+    await _end_modal(services, credential.request_key, rows, "Credential not created")
     return await _tell(services, errand, rows)
 
 
@@ -392,13 +392,28 @@ async def not_rotated(services: Services, errand: Errand) -> Result:
     about = await services.db.read(_about, errand)
     credential, event = about.credentials[0], about.events[0]
     rows = notices.not_rotated(credential, event, errand.channel_id or "")
-    await _end_modal(services, event, credential.rotation_key, rows, "Password not changed")
+    await _end_modal(services, credential.rotation_key, rows, "Password not changed")
     return await _tell(services, errand, rows)
 
 
-async def _end_modal(services: Services, event: AuditEvent, key: str | None, rows: list[Block], title: str) -> None:
-    """The modal of a request that a crash interrupted does not go on saying that it is being worked on. `key`: Slack team and view id."""
-    if event.surface == Surface.SWEEP and key:
+async def finish_modal(services: Services, errand: Errand) -> Result:
+    credential, workspace = await services.db.read(credentials.get, errand.credential_id or "")
+    [view_id] = errand.ids
+    if credential.state == State.DELETED:
+        view = notice_view([line(bold(credential.name), " has been deleted since.")], "Credential deleted")
+    elif view_id == (credential.rotation_key or "").partition(":")[2]:
+        view = rotate.rotated_view(credential, credential.rotation_in or "")
+    else:
+        view = create.created_view(credential, workspace, credential.created_in or "")
+    return _told(await services.slack.update_view(view_id, view), Done)
+
+
+async def _end_modal(services: Services, key: str | None, rows: list[Block], title: str) -> None:
+    """The modal of a request does not go on saying that it is being worked on, where a crash kept its own process from saying the rest.
+
+    `key`: Slack team and view id.
+    """
+    if key:
         await services.slack.update_view(key.partition(":")[2], notice_view(rows, title))
 
 
@@ -646,6 +661,7 @@ KINDS: dict[Kind, Callable[[Services, Errand], Awaitable[Result]]] = {
     Kind.NOTICE: notice,
     Kind.ENDED: ended,
     Kind.NOT_ROTATED: not_rotated,
+    Kind.MODAL: finish_modal,
     Kind.OUTCOME: outcome,
     Kind.REMIND: remind,
     Kind.ASK: ask,

@@ -24,7 +24,7 @@ from bot.recipes import FIELDS, RECIPES, Account
 from bot.settings import Settings
 from bot.slack import Away, Ok, Ready, Refused, Reply, Slack
 from bot.texts import NotInChannel
-from storage import passwords
+from storage import errands, passwords
 from storage.database import OutcomeUnknown, Unavailable
 from storage.models import Credential
 from storage.passwords import Style
@@ -89,6 +89,12 @@ async def give(request: Request, new: NewPassword) -> tuple[Outcome, str]:
     if outcome is not Outcome.DELIVERED:
         log.warning("password not handed over", cause=cause, outcome=outcome.value, reference=request.reference)
     return outcome, cause
+
+
+async def show_in_modal(request: Request, credential: Credential, view: dict[str, Any]) -> None:
+    """Says in the modal that the password is there. Where this does not come to it, an errand does."""
+    if await request.show_result(view):
+        await request.services.db.note(errands.modal_is_told, credential.id)
 
 
 async def _accept(new: NewPassword, password_hash: str, tag: int) -> None:

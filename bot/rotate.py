@@ -118,13 +118,15 @@ async def deliver(
         channel,
         new_password.response_url(request),
         message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks, recipe),
-        accept=lambda phc, tag: db.change(lifecycle.finish_rotation, origin, credential.id, key, phc, tag, overlap, style is Style.DEVICE),
+        accept=lambda phc, tag: db.change(
+            lifecycle.finish_rotation, origin, credential.id, key, phc, tag, overlap, style is Style.DEVICE, (request.view or {})["id"]
+        ),
         accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
     outcome, cause = await new_password.give(request, new)
     if outcome is Outcome.DELIVERED:
         rotated, _ = await db.read(credentials.get, credential.id)
-        await request.show_result(rotated_view(rotated, channel))
+        await new_password.show_in_modal(request, rotated, rotated_view(rotated, channel))
         return
     surely = "not handed over" if outcome is Outcome.REFUSED else "not surely handed over"
     with contextlib.suppress(Unavailable, OutcomeUnknown):  # nothing changed for log-ins; the sweep cancels it and tells

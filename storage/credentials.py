@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, insert, or_, select, text, update
 
-from storage import names, passwords, policy
+from storage import errands, names, passwords, policy
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
@@ -127,11 +127,14 @@ def _unused_id(tx: Transaction) -> str:
             return credential_id
 
 
-def activate(tx: Transaction, origin: Origin, credential_id: str, password_hash: str, tag: int | None = None) -> Credential:
+def activate(
+    tx: Transaction, origin: Origin, credential_id: str, password_hash: str, tag: int | None = None, modal: str | None = None
+) -> Credential:
     """Lets the credential log in: the last step, after the password was handed over.
 
     Args:
         tag: `passwords.tag` of the password.
+        modal: the view that says that it is being created, and must not go on saying so.
 
     Raises:
         NoLongerPending: the credential was discarded meanwhile.
@@ -143,6 +146,8 @@ def activate(tx: Transaction, origin: Origin, credential_id: str, password_hash:
         values = {"state": State.ACTIVE.value, "password_hash": password_hash, "password_tag": tag, "version": credential.version + 1}
         current.credential = credential = save(tx, credential, **values)
         _count(tx, credential.workspace_id, +1)
+        if modal:
+            errands.add(tx, errands.Kind.MODAL, credential_id=credential.id, ids=(modal,), after=errands.MODAL_AFTER)
     return credential
 
 

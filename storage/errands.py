@@ -29,6 +29,8 @@ JUST_TOLD = timedelta(hours=1)
 TOLD = "told"
 """The outcome of an errand that reached somebody."""
 QUEUE_TOLD_AFTER = timedelta(seconds=65)  # the minute in which hosts hold what is in flight, and a little
+MODAL_AFTER = timedelta(seconds=25)
+"""Longer than the process that shows a password takes to say so in the modal."""
 ALARMS_AN_HOUR = 5  # messages about one credential that each raise an alarm of their own
 BURST = "burst"
 """Why a warning of what a credential sends is owed, when no limit of its own is."""
@@ -41,6 +43,8 @@ class Kind(StrEnum):
     """Tells the requester that a password they may have seen does not work: the credential was discarded."""
     NOT_ROTATED = "not_rotated"
     """The same of a new password, whose rotation was cancelled."""
+    MODAL = "modal"
+    """Says in the modal of a creation or a rotation that the password is there, unless its own process did."""
     OUTCOME = "outcome"
     """Looks what became of a change whose outcome was not known, and tells the person."""
     REMIND = "remind"
@@ -235,6 +239,12 @@ def _alarm(tx: Transaction, changed: "Changed", workspace_id: int, about: dict[s
     lately = {tuple(row) for row in tx.connection.execute(raised.where(columns.at > tx.now - JUST_TOLD).limit(100))}
     if len(lately) < ALARMS_AN_HOUR and not _notify(tx, workspace_id, about, Kind.ALARM):
         add(tx, Kind.ALARM, **about)
+
+
+def modal_is_told(tx: Transaction, credential_id: str) -> None:
+    """Its own process has said it there. A note."""
+    same = (ERRANDS.c.kind == Kind.MODAL.value, ERRANDS.c.credential_id == credential_id, ERRANDS.c.done_at.is_(None))
+    tx.connection.execute(update(ERRANDS).where(*same).values(done_at=tx.now, outcome=TOLD))
 
 
 def settle(tx: Transaction, messages: Sequence[PostedMessage], about: dict[str, Any] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, select, text
 
-from storage import policy
+from storage import errands, policy
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.credentials import PENDING_LIFETIME, SWEEP_BATCH, about, already_deleted, get, next_reminder, rows, save
@@ -98,8 +98,12 @@ def finish_rotation(
     tag: int | None = None,
     overlap: timedelta | None = None,
     device: bool = False,
+    modal: str | None = None,
 ) -> Credential:
     """The last step: the new password was handed over. The old one goes on for the overlap, or stops now.
+
+    Args:
+        modal: the view that says that it is being made, and must not go on saying so.
 
     Raises:
         RotationEnded: the credential was deleted or suspended, or the rotation cancelled meanwhile.
@@ -125,6 +129,8 @@ def finish_rotation(
             rotation_begun_at=None,
             version=credential.version + 1,
         )
+        if modal:
+            errands.add(tx, errands.Kind.MODAL, credential_id=credential.id, ids=(modal,), after=errands.MODAL_AFTER)
     return credential
 
 

@@ -250,6 +250,17 @@ async def test_the_modal_of_what_a_crash_interrupted_does_not_wait_for_ever(play
     await play.wanda.sees_modal("I was interrupted while creating the SMTP credential Relay")
 
 
+async def test_a_modal_says_that_the_password_is_there_though_its_process_died_before(play: Stage) -> None:
+    await play.wanda.types(play.mail, "/smtp create Relay")
+    modal = await play.wanda.sees_modal("New SMTP credential")
+    wanda = Origin(Actor(play.wanda.id, play.slack.world.team.id), Surface.MODAL, "ref", play.mail.id)
+    made, _ = await play.db.change(credentials.create_pending, wanda, play.mail.id, "Relay", "key")
+    await play.db.change(credentials.activate, wanda, made.id, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA", modal=modal.id)
+    assert play.wanda.view == modal, "the process that shows the password has the first word"
+    play.clock.passes(seconds=26)
+    await play.wanda.sees_modal("Relay is ready in Acme")
+
+
 async def test_a_role_that_is_removed_while_the_modal_is_open_stops_it(play: Stage) -> None:
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees_modal("New SMTP credential")

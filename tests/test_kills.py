@@ -20,6 +20,7 @@ from sqlalchemy import select, text
 from mailauth.verifier import Verifier
 from sandbox.people import CONNECTING, Person
 from sandbox.slack import Fault
+from sandbox.world import Channel
 from storage import credentials, errands, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
@@ -63,6 +64,8 @@ class Doing:
     flow: str
     name: str
     diary: Diary
+    elsewhere: bool
+    """It is shown in another channel than the one typed in."""
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Trials:
     oracle: Oracle
     swept: Diary
     """Of wanda, whose creation was left under way."""
+    second: Channel
+    """Another channel of the workspace, in which half of what is created is shown: its modal stays open meanwhile."""
     people: list[tuple[Person, Diary]] = field(default_factory=list)
     round: int = 0
     hasher: Hasher = field(default_factory=lambda: Hasher(8, 1, 1))
@@ -120,7 +125,10 @@ class Trials:
                 slack.world.close(view)
             diary.begins()
         doing = [
-            Doing(person, FLOWS[at % len(FLOWS)], f"Relay {self.round} {at}", diary) for at, (person, diary) in enumerate(self.people[1:])
+            Doing(
+                person, FLOWS[at % len(FLOWS)], f"Relay {self.round} {at}", diary, FLOWS[at % len(FLOWS)] == "create" and at >= len(FLOWS)
+            )
+            for at, (person, diary) in enumerate(self.people[1:])
         ]
         for one in doing:
             if one.flow != "create":
@@ -152,6 +160,8 @@ class Trials:
             await self.form(one.person)
             if one.flow == "rotate":
                 one.person.picks("Old password", "Stops at once")
+            if one.elsewhere:
+                one.person.picks("Channel", self.second)
         boss = self.people[0][0]
         await boss.types(self.play.lobby, f"/smtp revoke workspace:{whole.slug}")
         await self.form(boss)
@@ -205,6 +215,10 @@ class Trials:
             assert await bot.ends() == 0
         for one in doing:
             await self.oracle.judge(one.flow, one.name, one.diary)
+        for person, _ in self.people:
+            view = person.view
+            waits = view is not None and not view.trouble and "…" in person.read(view)
+            assert view is None or not waits, f"left as it was:\n{person.read(view)}"
         orphan = await self.oracle.named(f"Orphan {self.round}")
         assert orphan
         assert orphan.state == State.DELETED
@@ -245,9 +259,11 @@ def unfinished(tx: Transaction) -> int:
 async def trials(url: str, mode: str, folder: Path) -> AsyncIterator[Trials]:
     more: dict[str, Any] = {"port": free_port()} if mode == "http" else {}
     async with stage(url, mode, start=False, **more) as play, contextlib.AsyncExitStack() as stack:
-        one = Trials(play, folder, Oracle(play.db, Verifier(play.db, Hasher(8, 1, 1))), Diary(play.wanda))
-        await stack.enter_async_context(one.swept.kept())
         people = [play.slack.add_person(f"person{number}") for number in range(PER_FLOW * len(FLOWS))]
+        second = play.slack.add_channel("mail-two", *people)
+        await play.db.change(workspaces.map_channel, BY_TEST, play.slack.world.team.id, second.id, play.acme.id)
+        one = Trials(play, folder, Oracle(play.db, Verifier(play.db, Hasher(8, 1, 1))), Diary(play.wanda), second)
+        await stack.enter_async_context(one.swept.kept())
         for person in people:
             play.mail.members.append(person.id)
             await play.grant(person)
