@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -671,16 +672,20 @@ def _config() -> Config:
     return config
 
 
+@cache
+def _steps() -> list[str]:
+    """This release's migrations, the last one first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
 def _schema(connection: Connection) -> Schema:
     current = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory.from_config(_config())
     if current is None:
         return Schema.EMPTY
-    head = scripts.get_current_head() or ""
+    head, *before = _steps()
     if current == head:
         return Schema.CURRENT
-    known = {script.revision for script in scripts.walk_revisions()}
-    if current in known:
+    if current in before:
         return Schema.OLD
     oldest = connection.execute(text("SELECT value FROM facts WHERE key = :key"), {"key": OLDEST_CODE}).scalar()
     return Schema.NEWER_OK if oldest is not None and head >= oldest else Schema.UNKNOWN

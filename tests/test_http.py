@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,41 @@ async def test_readyz_says_why_nothing_can_be_written(trouble: str, request: pyt
         answer = await client.get(address)
         assert answer.status == 503
         assert trouble in await answer.text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 4 MiB. Only root may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+async def test_a_full_disk_is_said_and_nothing_is_half_done(small_disk: Path) -> None:
+    async with stage(sqlite_store(small_disk / "bot.db"), "http") as play, aiohttp.ClientSession() as client:
+        address = f"http://127.0.0.1:{play.bot.port}/readyz"
+        await play.wanda.types(play.mail, "/smtp create Relay")
+        await play.wanda.sees_modal("New SMTP credential")
+        filling = small_disk / "filling"
+        with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        answer = await client.get(address)
+        assert (answer.status, await answer.text()) == (503, "the database is full: nothing can be written where it is kept")
+        await play.wanda.submits()
+        await play.wanda.sees_modal(
+            "The database's disk is full, so nothing was changed. An operator must make room first, for a shell too."
+        )
+        assert await play.credentials() == []
+        filling.unlink()
+        assert await (await client.get(address)).text() == "ready"
+        play.logs.truncate(0)
+        await play.wanda.closes()
+        await play.create(play.wanda, "Relay")
 
 
 async def make_writable(url: str, name: str) -> None:
