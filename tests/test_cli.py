@@ -34,10 +34,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     os.umask(before)
 
 
-def smtp_bot(url: str, *arguments: str, **more: str) -> Result:
-    """Runs one command with only these settings."""
+def smtp_bot(url: str, *arguments: str, given: str | None = None, **more: str) -> Result:
+    """Runs one command with only these settings. `given`: what it reads on standard input."""
     unset = {key: None for key in os.environ if key.startswith(("SLACK_", "BOT_", "SMTP_", "DATABASE_"))}
-    return CliRunner().invoke(cli, arguments, env={**unset, "DATABASE_URL": url, "SLACK_TEAM_ID": "T0SANDBOX", **more})
+    return CliRunner().invoke(cli, arguments, env={**unset, "DATABASE_URL": url, "SLACK_TEAM_ID": "T0SANDBOX", **more}, input=given)
 
 
 async def fill(url: str, *names: str) -> list[str]:
