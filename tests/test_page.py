@@ -175,6 +175,70 @@ async def test_the_guided_minute_ends_with_a_leak(made: Demo, chromium: Browser)
     assert shown.problems == []
 
 
+async def test_who_was_refused_asks_and_an_admin_gives_the_role(made: Demo, chromium: Browser) -> None:
+    """Two people: each reads in their own window what the other did."""
+    rita, adam = await window(chromium, made, "rita"), await window(chromium, made, "adam")
+    await rita.type("/smtp create Relay")
+    await rita.button("Ask for the writer role")
+    await expect(rita.page.locator("article.only").last).to_contain_text("I asked @adam for the writer role in Acme")
+    await adam.page.get_by_role("button", name="SMTP Credentials", exact=True).click()
+    request = adam.page.locator("article", has_text="@rita")
+    await expect(request).to_contain_text("What for: creating.")
+    await shoot(adam, "asked-for-a-role")
+    await request.get_by_role("button", name="Give writer").click()
+    await expect(request).to_contain_text("@adam gave it")
+    await expect(request.get_by_role("button", name="Give writer")).to_have_count(0)
+    await expect(rita.page.locator("article.only").last).to_contain_text("@adam gave you the writer role in Acme")
+    await create(rita, "Relay")
+    assert rita.problems + adam.problems == []
+
+
+async def test_an_alarm_settles_before_all_who_look_at_it(made: Demo, chromium: Browser) -> None:
+    """Three people: wanda leaks, rex suspends, adam takes it back and revokes; nobody is left with a button that is too late."""
+    wanda, rex, adam = [await window(chromium, made, name) for name in ("wanda", "rex", "adam")]
+    _, password = await create(wanda, "Website relay")
+    await wanda.type(f"our password is {password}")
+    await expect(wanda.page.locator("article.only", has_text="You posted the password of Website relay")).to_be_visible()
+    alarms = {one: one.page.locator("article", has_text="posted the password of").last for one in (rex, adam)}
+    await expect(alarms[adam]).to_contain_text("It works now")
+    await shoot(adam, "alarm")
+    await alarms[rex].get_by_role("button", name="Suspend now").click()
+    await expect(alarms[adam]).to_contain_text("Suspended by @rex")
+    await expect(alarms[adam].get_by_role("button", name="Suspend now")).to_have_count(0)
+    await alarms[adam].get_by_role("button", name="Undo").click()
+    await adam.page.get_by_role("alertdialog").get_by_role("button", name="Resume").click()
+    await expect(alarms[rex]).to_contain_text("It works now")
+    await alarms[adam].get_by_role("button", name="Revoke…").click()
+    dialog = adam.page.get_by_role("dialog", name="Revoke leaked credential")
+    await dialog.get_by_role("button", name="Revoke", exact=True).click()
+    await expect(adam.page.get_by_role("dialog", name="Revoked")).to_contain_text("Website relay")
+    for one in (rex, adam):
+        await expect(alarms[one]).to_contain_text("Revoked by @adam")
+        await expect(alarms[one].get_by_role("button", name="Revoke…")).to_have_count(0)
+    await shoot(rex, "alarm-settled")
+    assert wanda.problems + rex.problems + adam.problems == []
+
+
+async def test_the_board_is_each_persons_own(made: Demo, chromium: Browser) -> None:
+    """In a channel without a mail workspace: who is on call revokes from there, who has no role reads who gives one."""
+    wanda, rex = await window(chromium, made, "wanda"), await window(chromium, made, "rex")
+    username, _ = await create(wanda, "Website relay")
+    for one in (wanda, rex):
+        await one.page.get_by_role("button", name="# random").click()
+        await one.type("/smtp")
+        await expect(one.page.locator("article.only").last).to_contain_text("Acme")
+    board = rex.page.locator("article.only").last
+    await expect(board).to_contain_text("responder")
+    await expect(wanda.page.locator("article.only").last).to_contain_text("writer")
+    await shoot(rex, "board")
+    await board.get_by_role("button", name="Whose is this?").click()
+    asked = rex.page.get_by_role("dialog")
+    await asked.locator("textarea, input").first.fill(username)
+    await asked.get_by_role("button", name="Look it up").click()
+    await expect(rex.page.get_by_text("Website relay").last).to_be_visible()
+    assert wanda.problems + rex.problems == []
+
+
 async def test_a_reload_forgets_what_only_one_person_sees_where_the_box_says_so(made: Demo, chromium: Browser) -> None:
     wanda = await window(chromium, made, "wanda")
     messages = wanda.page.locator("article.only")
