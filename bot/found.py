@@ -1,8 +1,8 @@
 """Passwords that were found elsewhere: `POST /leaks`, for a secret scanner that reports what it found outside of Slack.
 
-The body is a JSON list of `{"token", "type", "url", "source"}`, as GitHub's secret scanning sends it; whoever reports signs it with
-LEAKS_SECRET (`docs/webhook.md`). Each token is looked up as the leak watch looks up what stands in a message. The answer says of each, by
-the SHA-256 of the token, whether it is one of ours. No token is logged or stored.
+The body is a JSON list of `{"token", "type", "url", "source"}`, as GitHub's secret scanning sends it; GitHub signs it with a key of its own
+(`github.py`), everybody else with LEAKS_SECRET (`docs/webhook.md`). Each token is looked up as the leak watch looks up what stands in a
+message. The answer says of each, by the SHA-256 of the token, whether it is one of ours. No token is logged or stored.
 https://docs.github.com/en/code-security/secret-scanning/secret-scanning-partner-program
 """
 
@@ -12,7 +12,7 @@ import hmac
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from bot.alarm import SCANNER
 from bot.door import describe
+from bot.github import Keys, KeysAway
 from bot.services import Services, new_reference
 from bot.webhook import sign
 from storage import leaks
@@ -37,7 +38,8 @@ TOKEN_MAX = 200  # characters; ours are shorter
 AGE_MAX = 300  # seconds
 SIGNATURE = "x-leaks-signature"
 TIMESTAMP = "x-leaks-timestamp"
-GITHUB = "github-public-key-signature"
+GITHUB_KEY = "github-public-key-identifier"
+GITHUB_SIGNATURE = "github-public-key-signature"
 URL_SHOWN = 200
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _SIGNATURE = re.compile(r"v1=[0-9a-f]{64}")
@@ -67,14 +69,16 @@ class Desk:
     """Takes reports in; one at a time is looked up, so that nothing else waits long for its Argon2.
 
     Args:
-        secret: what they are signed with.
+        secret: what they are signed with; empty: only GitHub may report.
+        github: the keys that GitHub signs with; None: it may not.
         now: seconds since the epoch.
     """
 
-    def __init__(self, secret: str, now: Callable[[], float]) -> None:
+    def __init__(self, secret: str, github: Keys | None, now: Callable[[], float]) -> None:
         self.services: Services | None = None
         """None while the bot starts."""
         self._secret = secret
+        self._github = github
         self._now = now
         self._turn = asyncio.Lock()
 
@@ -82,9 +86,9 @@ class Desk:
         if self.services is None:
             return PlainTextResponse("not started yet", 503)
         try:
-            timestamp, signature = self._headers(request.headers)
+            signed = self._signed(request.headers)
             body = await _body(request)
-            if not hmac.compare_digest(sign(self._secret, timestamp, body), signature):
+            if not await signed(body):
                 raise Wrong(401, "signature does not fit")
             reports = read(body)
             async with self._turn:
@@ -94,20 +98,33 @@ class Desk:
         except Wrong as wrong:
             log.warning("refused a report", why=wrong.said, address=request.client.host if request.client else None)
             return PlainTextResponse(wrong.said, wrong.status)
+        except KeysAway:
+            return PlainTextResponse("GitHub's keys cannot be had; report it again", 503)
         except (Unavailable, OutcomeUnknown) as error:
             log.warning("a report waits for the database", error=describe(error))
             return PlainTextResponse("the database does not answer; report it again", 503)
 
-    def _headers(self, headers: Mapping[str, str]) -> tuple[str, str]:
-        """Timestamp and signature, when both can be right: before that no body is read. Raises Wrong."""
+    def _signed(self, headers: Mapping[str, str]) -> Callable[[bytes], Awaitable[bool]]:
+        """What tells whether a body has the signature in the headers. No body is read before they can be right. Raises Wrong."""
         timestamp, signature = headers.get(TIMESTAMP, ""), headers.get(SIGNATURE, "")
-        if not signature and headers.get(GITHUB):
-            raise Wrong(401, "GitHub's own signature is not understood here: a relay must sign with LEAKS_SECRET")
+        if GITHUB_SIGNATURE in headers and not signature:
+            github, identifier, theirs = self._github, headers.get(GITHUB_KEY, ""), headers[GITHUB_SIGNATURE]
+            if github is None:
+                raise Wrong(401, "GitHub's own signature is not taken here: set LEAKS_GITHUB_KEYS")
+            if not github.fits(identifier, theirs):
+                raise Wrong(401, "signature does not fit")
+            return lambda body: github.signed(identifier, theirs, body)
+        if not self._secret:
+            raise Wrong(401, "only GitHub's own signature is taken here: set LEAKS_SECRET")
         if not _TIMESTAMP.fullmatch(timestamp) or abs(self._now() - int(timestamp)) > AGE_MAX:
             raise Wrong(401, "timestamp too old, too new, or missing")
         if not _SIGNATURE.fullmatch(signature):
             raise Wrong(401, "signature does not fit")
-        return timestamp, signature
+
+        async def by_secret(body: bytes) -> bool:
+            return hmac.compare_digest(sign(self._secret, timestamp, body), signature)
+
+        return by_secret
 
 
 async def _body(request: Request) -> bytes:

@@ -21,6 +21,7 @@ from bot import app, health, past, server, sweep, web
 from bot.delivery import Work
 from bot.errands import Worker
 from bot.found import Desk
+from bot.github import Keys
 from bot.health import Health
 from bot.people import People
 from bot.server import ListenError, Server, listen
@@ -126,7 +127,8 @@ class Bot:
         self._health = Health(limits.health_interval, limits.health_patience)
         self._gate = web.Gate()
         leaks_secret = settings.leaks_secret.get_secret_value()
-        self._found = Desk(leaks_secret, lambda: clock().timestamp()) if leaks_secret else None
+        github = Keys(settings.leaks_github_keys, monotonic) if settings.leaks_github_keys else None
+        self._found = Desk(leaks_secret, github, lambda: clock().timestamp()) if leaks_secret or github else None
         self._listeners: list[Server] = []
         self._front: Server | None = None
         self._socket: SocketMode | None = None
@@ -208,7 +210,7 @@ class Bot:
             if settings.mode == "http":
                 self._front = front
         elif self._found is not None:
-            log.warning("LEAKS_SECRET is set, but nothing listens for reports: set PORT")
+            log.warning("LEAKS_SECRET or LEAKS_GITHUB_KEYS is set, but nothing listens for reports: set PORT")
 
     def _serve(self, asgi: Starlette, variables: str, host: str, port: int, connections: int) -> Server:
         try:

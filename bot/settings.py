@@ -18,6 +18,7 @@ from bot.environment import ENV_FILE, Given, read
 from storage.database import parse_url
 
 USER_ID = re.compile(r"[UW][A-Z0-9]{2,30}")
+GITHUB_KEYS = "https://api.github.com/meta/public_keys/secret_scanning"
 SLACK_API_URL = "https://slack.com/api/"
 DATABASE_URL = "sqlite:///smtp-bot.db"
 JOURNAL = "smtp-bot.journal"
@@ -156,6 +157,12 @@ def _long_enough(value: SecretStr) -> SecretStr:
     return value
 
 
+def _github_keys(text: str) -> str:
+    if text and not re.fullmatch(r"https://[^\s@]+|http://127\.0\.0\.1:\d+/\S*", text):
+        raise ValueError(f"it is an https address, such as {GITHUB_KEYS}")
+    return text
+
+
 Host = Annotated[str, AfterValidator(_host)]
 Listen = Annotated[str, AfterValidator(_listen)]
 SharedSecret = Annotated[SecretStr, AfterValidator(_typed), AfterValidator(_long_enough)]
@@ -246,6 +253,10 @@ class Settings(BaseModel):
         "defer", description="while the database is away: `defer` (451) or `dunno` (let mail pass)"
     )
     leaks_secret: SharedSecret = Field(SecretStr(""), description="who reports leaked passwords to `POST /leaks` signs with it")
+    leaks_github_keys: Annotated[str, AfterValidator(_github_keys)] = Field(
+        "",
+        description=f"where GitHub lists the keys that its secret scanning signs with; for partners: `{GITHUB_KEYS}`",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
     log_format: Literal["console", "json"] = Field("console", description="`json` for a log collector")
 

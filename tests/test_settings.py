@@ -190,6 +190,7 @@ def test_a_bad_value_of_every_setting_is_named_in_our_words_and_never_repeated(t
         ("AUTHD_LISTEN", "/run/auth", "use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345"),
         ("AUTHD_PEERS", "10.1.0.0/16 mail", "number 2 is no network, which looks like 10.1.0.0/16 or 192.0.2.7"),
         ("METRICS_LISTEN", "everywhere", "it is a port of this machine, such as 9464, or an address and a port, such as 0.0.0.0:9464"),
+        ("LEAKS_GITHUB_KEYS", "api.github.com", "it is an https address, such as https://api.github.com/meta/public_keys/secret_scanning"),
         ("LEAKS_SECRET", "short", "it has at least 16 characters; make one with: openssl rand -hex 24"),
         ("SLACK_BOT_TOKEN", "xapp-1", "it starts with xoxb-; this looks like another token. The xapp- one belongs in SLACK_APP_TOKEN"),
         ("SLACK_BOT_TOKEN", "xoxb-…", "it holds a character that none of these has (an example, or cut off?); copy it again"),
