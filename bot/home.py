@@ -4,7 +4,7 @@ Slack tells when it is opened; each press, and each request that came from it, d
 workspace is shown and where in its list; all else is asked of the store each time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from storage.access import TABLE, Action, Actor, Choice, Right
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
+from storage.mail_servers import Traffic
 from storage.models import Workspace
 from storage.names import looks_like_password
 from storage.refusals import NoSuchWorkspace, PersonBarred, RoleUnknown
@@ -129,6 +130,8 @@ class Shown:
     page: Page
     reported: bool
     """Whether mail servers tell of log-ins."""
+    traffic: Mapping[str, Traffic]
+    """Of the page's credentials, by id."""
 
 
 def look(tx: Transaction, actor: Actor, wanted: InHome, unused_days: int) -> Shown | None:
@@ -145,7 +148,9 @@ def look(tx: Transaction, actor: Actor, wanted: InHome, unused_days: int) -> Sho
     only = tidy.conditions(wanted.only if same else None, actor, tx.now, unused_days)
     page = listing.page(tx, workspace, wanted.order, wanted.words if same else "", wanted.place if same else None, only=only)
     admins = access.helpers(tx, actor.team, workspace)
-    return Shown(visible, workspace, held, admins, workspaces.connected(tx, workspace.id), page, mail_servers.reported(tx))
+    told = mail_servers.reported(tx)
+    traffic = mail_servers.traffic_of(tx, page.rows, told)
+    return Shown(visible, workspace, held, admins, workspaces.connected(tx, workspace.id), page, told, traffic)
 
 
 def _visible(tx: Transaction, actor: Actor, workspace_id: int) -> tuple[Workspace, list[Right]] | None:
@@ -182,7 +187,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
         rows += nothing(workspace, wanted, right, shown.admins)
     else:
         allowed, unused_days = TABLE[right.role], services.settings.bot_unused_days
-        rows += [row.draw(one, allowed, None, services.db.clock(), unused_days, shown.reported) for one in page.rows]
+        rows += [row.draw(one, shown.traffic[one.id], allowed, None, services.db.clock(), unused_days) for one in page.rows]
         rows += bottom(page, wanted)
     rows += [DIVIDER, line(*texts.role_sentence(shown.held, workspace, shown.admins))]
     if not shown.connected:

@@ -59,7 +59,7 @@ def in_use(credential: Credential, traffic: Traffic, now: datetime, unused_days:
     if last is None or last <= now - timedelta(days=unused_days):
         since = credential.created_at if last is None else last
         return f"Not used for {unused_days} days." if since <= now - timedelta(days=unused_days) else "Nothing has used it."
-    counted = f"{_number(traffic.hour, 'log-in')} in the last hour, {traffic.day} in the last day"
+    counted = f"{number(traffic.hour, 'log-in')} in the last hour, {traffic.day} in the last day"
     if now - last < JUST_USED:
         minutes = max(int((now - last).total_seconds() // 60), 0)
         ago = "just now" if minutes == 0 else "a minute ago" if minutes == 1 else f"{minutes} minutes ago"
@@ -74,7 +74,7 @@ def sent(credential: Credential, traffic: Traffic) -> str | None:
         return None
     an_hour = traffic.messages_hour > 0
     messages, recipients = (traffic.messages_hour, traffic.recipients_hour) if an_hour else (traffic.messages_day, traffic.recipients_day)
-    told = f"{_number(messages, 'message')} to {_number(recipients, 'recipient')} in the last {'hour' if an_hour else 'day'}"
+    told = f"{number(messages, 'message')} to {number(recipients, 'recipient')} in the last {'hour' if an_hour else 'day'}"
     return told + (f", from {credential.last_used_from}" if credential.last_used_from else "")
 
 
@@ -82,7 +82,7 @@ def times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _number(count: int, what: str) -> str:
+def number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -3,6 +3,7 @@
 Every press asks the store anew; the button carries only how the list is sorted and where its page begins.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slack_bolt.app.async_app import AsyncApp
@@ -29,6 +30,7 @@ from storage.access import TABLE, Action, Actor, Right, ToAsk
 from storage.audit import What
 from storage.database import Transaction
 from storage.listing import Order, Page
+from storage.mail_servers import Traffic
 from storage.models import Workspace
 from storage.typed import read
 
@@ -77,8 +79,8 @@ class Shown:
     page: Page
     admins: list[str]
     """Who can make the first credential."""
-    reported: bool
-    """Whether mail servers tell of log-ins."""
+    traffic: Mapping[str, Traffic]
+    """Of the page's credentials, by id."""
 
 
 def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Shown:
@@ -87,7 +89,7 @@ def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Sh
     right = access.may(tx, actor, Action.LIST, workspace)
     page = listing.page(tx, workspace, wanted.order, wanted.words, wanted.place)
     admins = access.helpers(tx, actor.team, workspace) if not page.total else []
-    return Shown(workspace, right, page, admins, mail_servers.reported(tx))
+    return Shown(workspace, right, page, admins, mail_servers.traffic_of(tx, page.rows, mail_servers.reported(tx)))
 
 
 def _here(tx: Transaction, user: str, team: str, channel: str) -> tuple[Workspace, ToAsk]:
@@ -116,7 +118,8 @@ async def _drawn(request: Request, wanted: InList) -> list[Block]:
     actor = await request.actor(workspace, member=True, asked=asked)
     shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
-    rows = [row.draw(one, allowed, request.channel, now, unused_days, shown.reported, wanted.encode()) for one in shown.page.rows]
+    place = wanted.encode()
+    rows = [row.draw(one, shown.traffic[one.id], allowed, request.channel, now, unused_days, place) for one in shown.page.rows]
     return draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import delete, expiry, limits, owner, rotate, suspend
+from bot import delete, expiry, impact, limits, owner, rotate, suspend
 from bot.blocks import Block, actions, bold, button, code, line, modal, mrkdwn, option, plain, principal_mrkdwn, when_mrkdwn
 from bot.codec import Does, InRow, OnCredential
 from bot.door import Door, Request
@@ -14,6 +14,7 @@ from storage import credentials
 from storage.access import TABLE, Action
 from storage.audit import What
 from storage.lifecycle import has_expired, has_old_password
+from storage.mail_servers import Traffic
 from storage.models import Credential, Listed, State
 
 ROW_MENU = "row_menu"
@@ -58,11 +59,11 @@ async def open_more(request: Request, credential_id: str) -> None:
 
 def draw(
     credential: Listed,
+    traffic: Traffic,
     allowed: frozenset[Action],
     channel: str | None,
     now: datetime,
     unused_days: int,
-    reported: bool = True,
     place: str = "",
 ) -> Block:
     """One row of a list.
@@ -71,13 +72,12 @@ def draw(
         allowed: what the reader may do.
         channel: where the list is shown.
         unused_days: without a log-in, after which it is marked.
-        reported: whether mail servers tell of log-ins at all.
         place: in the list, to draw it anew there.
     """
     created = f"Created {when_mrkdwn(credential.created_at)} by {principal_mrkdwn(credential.created_by)}"
     if credential.owner not in (None, credential.created_by):
         created += f", belongs to {principal_mrkdwn(credential.owner or '')}"
-    says = [created, _used(credential, now, unused_days, reported), *_states(credential, now)]
+    says = [created, _used(credential, now, unused_days, traffic.reported), *_lately(traffic), *_states(credential, now)]
     name = credential.name
     if credential.state == State.SUSPENDED:
         name += " (suspended)"
@@ -142,6 +142,13 @@ def _used(credential: Listed, now: datetime, unused_days: int, reported: bool) -
     if reported and (credential.last_used_at or credential.created_at) <= now - timedelta(days=unused_days):
         used = f"*Not used for {unused_days} days.* {used}"
     return used
+
+
+def _lately(traffic: Traffic) -> list[str]:
+    """What it did in the last day; nothing when it did nothing."""
+    counted = [impact.number(traffic.day, "log-in")] if traffic.day else []
+    counted += [impact.number(traffic.messages_day, "message")] if traffic.messages_day else []
+    return [f"{', '.join(counted)} in the last day"] if counted else []
 
 
 def _states(credential: Listed, now: datetime) -> list[str]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from storage.audit import What
 from storage.database import Transaction
 from storage.logins import DAY, HOUR, database_time, slot_of
-from storage.models import AUDIT_EVENTS, MAIL_SERVERS, USAGE, MailServer, as_row
+from storage.models import AUDIT_EVENTS, MAIL_SERVERS, USAGE, Listed, MailServer, as_row
 
 ALIVE = timedelta(seconds=15)
 SKEWED = 5000  # milliseconds that a clock may be off
@@ -117,18 +117,29 @@ class Traffic:
     """How often it was tried while it was stopped."""
 
 
+_COUNTED = (USAGE.c.count, USAGE.c.messages, USAGE.c.recipients, USAGE.c.refused)
+_LATELY = select(USAGE.c.credential_id, USAGE.c.slot, *_COUNTED).where(
+    USAGE.c.credential_id.in_(bindparam("ids", expanding=True)), USAGE.c.slot > bindparam("after")
+)
+
+
 def traffic(tx: Transaction, credential_ids: Sequence[str]) -> dict[str, Traffic]:
     """In the last hour and day, counted in slots of five minutes."""
+    return _counted(tx, credential_ids, reported(tx))
+
+
+def traffic_of(tx: Transaction, listed: Sequence[Listed], told: bool) -> dict[str, Traffic]:
+    """The same of the rows of a list, by id. Nothing is counted for those that did not log in for a day. `told`: what `reported` says."""
+    used = [one.id for one in listed if one.last_used_at and one.last_used_at > tx.now - timedelta(days=1)]
+    return dict.fromkeys((one.id for one in listed), Traffic(told)) | (_counted(tx, used, told) if used else {})
+
+
+def _counted(tx: Transaction, credential_ids: Sequence[str], told: bool) -> dict[str, Traffic]:
     slot = slot_of(tx.now)
-    counted = (USAGE.c.count, USAGE.c.messages, USAGE.c.recipients, USAGE.c.refused)
-    sums = {one: [0] * 2 * len(counted) for one in credential_ids}
-    query = select(USAGE.c.credential_id, USAGE.c.slot, *counted).where(
-        USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - DAY
-    )
-    for credential_id, at, *counts in tx.connection.execute(query):
+    sums = {one: [0] * 2 * len(_COUNTED) for one in credential_ids}
+    for credential_id, at, *counts in tx.connection.execute(_LATELY, {"ids": list(credential_ids), "after": slot - DAY}):
         mine = sums[credential_id]
         for number, count in enumerate(counts):
             mine[2 * number] += count if at > slot - HOUR else 0
             mine[2 * number + 1] += count
-    told = reported(tx)
     return {one: Traffic(told, *mine) for one, mine in sums.items()}

@@ -278,6 +278,8 @@ async def test_after_a_revoke_it_says_what_it_sent_and_how_often_it_was_tried(pl
     hasher = Hasher(8, 1, 1)
     verifier = Verifier(play.db, hasher)
     await verifier.flush()
+    await play.rita.types(play.mail, "/smtp list")
+    await play.rita.sees("1 log-in, 412 messages in the last day", play.mail)
     await play.rex.types(play.lobby, f"/smtp revoke {credential.username}")
     await play.rex.sees_modal("can't be undone")
     await play.rex.submits()
