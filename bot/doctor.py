@@ -6,8 +6,10 @@ The parts are looked at side by side, each in bounded time, and told in one orde
 import asyncio
 import contextlib
 import smtplib
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -419,13 +421,17 @@ def _mail(settings: Settings, patience: float) -> Callable[[Report], Awaitable[N
 
 
 def _log_in(settings: Settings, patience: float) -> list[Finding]:
-    """Logs in with a password that is nobody's, at the server that people are told to enter."""
+    """Logs in with a password that is nobody's, at the server that people are told to enter. Takes at most `patience` seconds, twice."""
     report = Report()
     host, port, tls = settings.smtp_host, settings.smtp_port, settings.smtp_tls
     where = f"{host}:{port}"
     context = ssl.create_default_context()
     try:
-        with contextlib.closing(_connected(host, port, tls, context, patience)) as server:
+        with (
+            socket.create_connection((host, port), patience) as connection,
+            _ended_after(patience, connection),
+            contextlib.closing(_greeted(connection, host, port, tls, context, patience)) as server,
+        ):
             if isinstance(server.sock, ssl.SSLSocket):
                 _certificate(server.sock, where, report)
             name = f"smtp-doctor-{passwords.new_id()}"
@@ -458,10 +464,40 @@ def _log_in(settings: Settings, patience: float) -> list[Finding]:
     return report.findings
 
 
-def _connected(host: str, port: int, tls: str, context: ssl.SSLContext, patience: float) -> smtplib.SMTP:
+@contextlib.contextmanager
+def _ended_after(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """Hangs up then: a server that says a letter now and then never lets a read time out."""
+    same = connection.dup()
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError):
+            same.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        same.close()
+
+
+class _Client(smtplib.SMTP):
+    """Speaks on a connection that is there."""
+
+    def __init__(self, connection: socket.socket, host: str, port: int, patience: float) -> None:
+        self._connection = connection
+        super().__init__(host, port, timeout=patience)
+
+    def _get_socket(self, _host: str, _port: int, _timeout: float) -> socket.socket:
+        return self._connection
+
+
+def _greeted(connection: socket.socket, host: str, port: int, tls: str, context: ssl.SSLContext, patience: float) -> smtplib.SMTP:
     if tls == "tls":
-        return smtplib.SMTP_SSL(host, port, timeout=patience, context=context)
-    server = smtplib.SMTP(host, port, timeout=patience)
+        return _Client(context.wrap_socket(connection, server_hostname=host), host, port, patience)
+    server = _Client(connection, host, port, patience)
     try:
         if tls == "starttls":
             server.starttls(context=context)

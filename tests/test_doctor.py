@@ -1,6 +1,7 @@
 """`smtp-bot doctor`: each thing that can be wrong has its finding with what to do about it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -13,6 +14,7 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from typer.testing import Result
 
+from bot.doctor import Finding, examine
 from sandbox.slack import Slack
 from sandbox.world import App
 from storage import grants, workspaces
@@ -160,6 +162,27 @@ async def test_a_wrong_password_is_tried_at_the_mail_server(doctor: Doctor, db: 
         port = server.sockets[0].getsockname()[1]
         found = (await doctor(SMTP_HOST="127.0.0.1", SMTP_PORT=str(port), SMTP_TLS="none")).stdout
     assert f"127.0.0.1:{port} {says}" in found
+
+
+async def test_a_mail_server_that_says_a_letter_now_and_then_holds_nobody(
+    slack: Slack, app: App, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"2")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    monkeypatch.chdir(tmp_path)
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        given = {"SLACK_BOT_TOKEN": app.bot_token, "SLACK_APP_TOKEN": app.app_token, "SLACK_API_URL": f"{slack.url}/api/"}
+        for name, value in (given | {"DATABASE_URL": url, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(port), "SMTP_TLS": "none"}).items():
+            monkeypatch.setenv(name, value)
+        found: list[Finding] = []
+        await examine(found.append, patience=8)
+    assert any(one.what.startswith(f"No mail server answers at 127.0.0.1:{port} (") for one in found), found
 
 
 async def test_the_certificate_is_looked_at(doctor: Doctor, db: Database, certificate: ssl.SSLContext) -> None:
