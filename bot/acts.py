@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from storage.audit import What
+from storage.audit import REVOKED, What
+from storage.models import AuditEvent
 
 
 class Act(NamedTuple):
@@ -58,6 +59,14 @@ ACTS: dict[What, Act] = {
     What.WENT_BACK: Act("Watching the database", "found that the database went back in time", "watch the database"),
     What.REPLAY: Act("Revoking again", "revoked again after a restore:", "revoke again after a restore:"),
 }
+REVOKING = Act("Revoking", "revoked", "revoke")
+
+
+def act_of(event: AuditEvent) -> Act:
+    """The words for what an audit row tells."""
+    return REVOKING if event.action == What.DELETE and event.subject == REVOKED else ACTS[What(event.action)]
+
+
 CAUSES = {
     "not_allowed": "not allowed",
     "barred": "people of this kind may not",

@@ -11,13 +11,12 @@ from datetime import UTC, datetime, timedelta
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import acts
-from bot.acts import ACTS
 from bot.blocks import Block, Piece, actions, bold, button, channel, code, foot, line, lines, modal, plain, principal, utc, when
 from bot.codec import InAudit, OnEvent
 from bot.door import EVERYWHERE, Door, Request
 from storage import access, audit, listing, workspaces
 from storage.access import Action, Actor
-from storage.audit import What
+from storage.audit import REVOKED, What
 from storage.database import Transaction
 from storage.models import AuditEvent, Workspace
 from storage.refusals import AlreadyDeleted, NoSuchCredential, NoSuchWorkspace
@@ -115,12 +114,12 @@ def _about(about: str) -> Piece:
 
 def sentence(event: AuditEvent, named: dict[str, str]) -> list[Piece]:
     """What happened, in one sentence."""
-    act = ACTS[What(event.action)]
+    act = acts.act_of(event)
     done = event.outcome == "done"
     said: list[Piece] = [when(event.at), "  ", principal(event.user_id), " ", act.done if done else f"tried to {act.tried}"]
     if event.username:
         said += [" ", bold(named.get(event.username, event.username))]
-    if event.subject:
+    if event.subject and event.subject != REVOKED:
         said += [" ", *_subject(event.subject)]
     if not done:
         said.append(f": {acts.why(event.cause)}")

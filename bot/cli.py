@@ -671,7 +671,7 @@ def each(
 @cli.command()
 def revoke(usernames: Texts, reason: Reason = None, as_json: Json = False) -> None:
     """Deletes credentials at once and for ever, in whatever workspace they are."""
-    each(usernames, as_json, "revoked", lambda tx, origin, key: credentials.delete(tx, origin, key, reason))
+    each(usernames, as_json, "revoked", lambda tx, origin, key: credentials.delete(tx, origin, key, reason, revoked=True))
 
 
 @cli.command()

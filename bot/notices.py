@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from bot import impact
-from bot.acts import ACTS
+from bot.acts import ACTS, act_of
 from bot.blocks import Block, Piece, actions, bold, button, code, foot, in_words, line, lines, principal, when
 from bot.codec import OnCredential
 from bot.new_password import what_to_do
@@ -52,7 +52,7 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
                 line("Apps using it can no longer send mail. Update the connected system before sending resumes."),
             ]
         case What.DELETE:
-            rows = _deleted(by, changed, workspace)
+            rows = _deleted(by, act_of(event).done, changed, workspace)
         case What.FINISH_ROTATION:
             rows = [line(principal(changed[0].rotation_by or event.user_id), " rotated the password of ", *_named(changed[0], workspace))]
             if changed[0].previous_until:
@@ -70,7 +70,7 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
             rows = [line(by, " resumed the SMTP credentials in ", bold(workspace.name), ". They work again with the same passwords.")]
         case What.REVOKE_ALL:
             rows = [
-                line(by, f" deleted all {event.subject} SMTP credentials in ", bold(workspace.name), "."),
+                line(by, f" revoked all {event.subject} SMTP credentials in ", bold(workspace.name), "."),
                 line("Apps using them can no longer send mail. Update the connected systems before sending resumes."),
             ]
         case _:
@@ -94,7 +94,7 @@ def suspension(drawn: Suspension) -> list[Block]:
             case What.DELETE if last.surface == Surface.SWEEP:
                 return [*rows, line("It was deleted by itself (", at, ").")]
             case What.DELETE:
-                return [*rows, line(by, " deleted it (", at, ").")]
+                return [*rows, line(by, f" {act_of(last).done} it (", at, ").")]
             case _:
                 rows.append(line("It was resumed meanwhile; ", by, " suspended it again (", at, ")."))
     rows.append(line("Apps using it can't send mail until a writer resumes it."))
@@ -103,12 +103,12 @@ def suspension(drawn: Suspension) -> list[Block]:
     return [*rows, actions(button("Resume…", OPEN_RESUME, OnCredential(credential=credential.id).encode()))]
 
 
-def _deleted(by: Piece, gone: Sequence[Credential], workspace: Workspace) -> list[Block]:
-    """One message, however many one person deleted at once."""
+def _deleted(by: Piece, done: str, gone: Sequence[Credential], workspace: Workspace) -> list[Block]:
+    """One message, however many one person deleted at once. `done`: deleted, or revoked."""
     if len(gone) == 1:
-        rows = [line(by, " deleted ", *_named(gone[0], workspace))]
+        rows = [line(by, f" {done} ", *_named(gone[0], workspace))]
     else:
-        rows = [line(by, f" deleted {len(gone)} SMTP credentials in ", bold(workspace.name), ":")]
+        rows = [line(by, f" {done} {len(gone)} SMTP credentials in ", bold(workspace.name), ":")]
         rows.append(lines(*([bold(one.name), " (", code(one.username), ")"] for one in gone[:NAMED_MAX])))
         if len(gone) > NAMED_MAX:
             rows.append(line(f"And {len(gone) - NAMED_MAX} more; the audit log has them all."))

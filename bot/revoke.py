@@ -204,7 +204,7 @@ def _revoke(
     tx: Transaction, origin: Origin, credential_ids: list[str], reason: str | None, hold: bool
 ) -> tuple[Revoked, dict[str, Traffic], list[int]]:
     """With what the revoked ones sent, and the orders to hold what they have queued."""
-    revoked = credentials.delete_each(tx, origin, credential_ids, reason)
+    revoked = credentials.revoke_each(tx, origin, credential_ids, reason)
     done = [one.id for one, _ in revoked.done]
     orders = queue_orders.order(tx, origin, queue_orders.Act.HOLD, done) if hold else []
     return revoked, mail_servers.traffic(tx, done), orders

@@ -30,6 +30,10 @@ VERIFY_BATCH = 5000
 REASON_MAX = 300
 
 
+REVOKED = "revoked"
+"""The subject of a deletion that somebody called revoking, because it leaked."""
+
+
 class What(StrEnum):
     """What was attempted."""
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, insert, or_, select, text, update
 
 from storage import errands, names, passwords, policy
 from storage.access import Action
-from storage.audit import Attempt, Origin, What, attempt
+from storage.audit import REVOKED, Attempt, Origin, What, attempt
 from storage.database import Transaction
 from storage.journal import digest
 from storage.models import (
@@ -168,13 +168,19 @@ def abandoned(tx: Transaction) -> list[Credential]:
     return rows(tx, query.order_by(CREDENTIALS.c.created_at).limit(SWEEP_BATCH))
 
 
-def delete(tx: Transaction, origin: Origin, credential_id: str, reason: str | None = None) -> tuple[Credential, Workspace]:
+def delete(
+    tx: Transaction, origin: Origin, credential_id: str, reason: str | None = None, revoked: bool = False
+) -> tuple[Credential, Workspace]:
     """Deletes for ever: state, hash and audit row in one transaction; a mail server refuses the next log-in.
+
+    Args:
+        revoked: it was revoked, as what leaked is; told so wherever it is told.
 
     Raises:
         NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted (with who and when), ReasonRequired.
     """
     with attempt(tx, What.DELETE, origin, reason) as current:
+        current.subject = REVOKED if revoked else None
         credential = about(current, credential_id)
         workspace = by_id(tx, credential.workspace_id)
         current.allow(Action.DELETE, workspace)
@@ -196,8 +202,8 @@ class Revoked:
     """By credential id."""
 
 
-def delete_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], reason: str | None = None) -> Revoked:
-    """Deletes those that can be deleted, all at once; the others stay as they are, each with its refusal and its audit row.
+def revoke_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], reason: str | None = None) -> Revoked:
+    """Revokes those that can be deleted, all at once; the others stay as they are, each with its refusal and its audit row.
 
     Raises:
         PersonBarred, RoleUnknown, ReasonRequired: nothing was deleted.
@@ -212,6 +218,7 @@ def delete_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], 
     for workspace_id, here in by_workspace.items():
         workspace = by_id(tx, workspace_id)
         with attempt(tx, What.DELETE, origin, reason) as current:
+            current.subject = REVOKED
             current.credentials = here
             try:
                 current.allow(Action.DELETE, workspace)
@@ -228,6 +235,7 @@ def delete_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], 
                 result.done += [(one, workspace) for one in ended]
         for gone in (one for one in here if one.state == State.DELETED):
             with attempt(tx, What.DELETE, origin, reason) as current:
+                current.subject = REVOKED
                 current.workspace, current.credential = workspace, gone
                 result.refused[gone.id] = already_deleted(gone)
                 current.refuse(result.refused[gone.id])
@@ -256,6 +264,7 @@ def delete_some(tx: Transaction, origin: Origin, workspace_id: int, reason: str 
     """Deletes up to `DELETED_AT_ONCE` of the workspace's live credentials, as an order says; returns how many: none are left at 0."""
     with attempt(tx, What.DELETE, origin, reason) as current:
         current.quiet = True
+        current.subject = REVOKED
         workspace = by_id(tx, workspace_id)
         current.workspace = workspace
         live = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE))

@@ -20,7 +20,7 @@ DONE = {
     "create": ("{} is ready in ", " created the SMTP credential {} "),
     "rotate": ("The new password of {} is waiting", " rotated the password of the SMTP credential {} "),
     "delete": ("Deleted {} ", " deleted the SMTP credential {} "),
-    "revoke": ("Revoked {} ", " deleted the SMTP credential {} "),
+    "revoke": ("Revoked {} ", " revoked the SMTP credential {} "),
 }
 """Flow -> what says that it was done."""
 NOT_DONE = (

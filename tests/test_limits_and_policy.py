@@ -280,7 +280,7 @@ async def test_rules_of_a_workspace_count_in_every_transaction(db: Database, acm
     for reason in (None, "", " \n"):
         await refused(db, ReasonRequired, lifecycle.suspend, by(OWNER), old, reason)
         await refused(db, ReasonRequired, credentials.delete, by(OWNER), old, reason)
-        await refused(db, ReasonRequired, credentials.delete_each, by(OWNER), [old], reason)
+        await refused(db, ReasonRequired, credentials.revoke_each, by(OWNER), [old], reason)
         await refused(db, ReasonRequired, credentials.order_revocation, by(OWNER), acme.id, reason)
     await db.change(lifecycle.suspend, by(OWNER), old, "odd traffic")
     await db.change(credentials.delete, by(OWNER), old, "leaked")

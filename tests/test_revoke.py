@@ -38,7 +38,7 @@ async def test_several_at_once_pasted_in_any_form_from_anywhere(play: Stage, for
     await play.settled()
     assert await play.passdb() == []
     assert [(one.outcome, one.reason) for one in await play.events(action="delete")] == [("done", "laptop stolen")] * 2
-    told = play.mia.read(await play.mia.sees("@rex deleted 2 SMTP credentials in Acme", play.mail))
+    told = play.mia.read(await play.mia.sees("@rex revoked 2 SMTP credentials in Acme", play.mail))
     for part in ("Relay", "Printer", *usernames, "Reason: laptop stolen", "before sending resumes"):
         assert part in told
 
@@ -121,7 +121,7 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     await play.adam.sees_modal("Revoked all 3 credentials of Acme")
     await play.settled()
     assert await play.passdb() == []
-    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam deleted all 3 SMTP credentials in Acme", play.mail))
+    assert "Reason: moving away" in play.mia.read(await play.mia.sees("@adam revoked all 3 SMTP credentials in Acme", play.mail))
     deleted = await play.events(action="delete", outcome="done")
     assert sorted(str(one.username) for one in deleted) == sorted(one.username for one in await play.credentials())
     assert {one.user_id for one in deleted} == {play.adam.id}
@@ -294,6 +294,9 @@ async def test_after_a_revoke_it_says_what_it_sent_and_how_often_it_was_tried(pl
     told = play.rex.read(await play.rex.sees("Deleted by @rex", play.lobby))
     assert "Sent  412 messages to 390 recipients in the last hour, from 203.0.113.5" in told
     assert "Tried again  twice in the last day, and refused" in told
+    await play.mia.sees("@rex revoked the SMTP credential Relay", play.mail)
+    await play.adam.types(play.mail, "/smtp audit")
+    await play.adam.sees("@rex revoked Relay\n", play.mail)
     hasher.close()
 
 
