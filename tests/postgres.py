@@ -45,8 +45,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def private_cluster() -> Iterator[str]:
-    """Runs a cluster and gives its address without a database name. The server refuses root, so root hands it to another user."""
+def private_cluster(**more: str) -> Iterator[str]:
+    """Runs a cluster and gives its address without a database name. The server refuses root, so root hands it to another user.
+
+    Args:
+        more: settings of the server.
+    """
     user = None
     if os.geteuid() == 0:
         names = {entry.pw_name for entry in pwd.getpwall()}
@@ -63,7 +67,7 @@ def private_cluster() -> Iterator[str]:
         subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=home, timeout=150)
         rules = data / "pg_hba.conf"
         rules.write_text(STRICT + rules.read_text())
-        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", **more}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         control: list[str | Path] = [tools / "pg_ctl", "-D", data, "-w", "-t", "30", "-l", home / "log"]
         subprocess.run([*control, "-o", options, "start"], user=user, check=True, capture_output=True, cwd=home, timeout=150)
