@@ -19,7 +19,8 @@ import pytest
 import structlog
 
 from mailauth.http import check_token
-from mailauth.policy import WhenAway
+from mailauth.policy import PolicyReader, WhenAway
+from mailauth.protocol import Conversation
 from mailauth.server import CONNECTIONS, AuthdConfig, Server
 from mailauth.sockets import ListenError, host_and_port, listen, networks
 from mailauth.verifier import REFUSALS, Verifier
@@ -573,6 +574,88 @@ async def test_half_a_line_and_a_hang_up_leave_nothing_behind(store: Database, a
     await client.log_in(made.username, made.password)
     left = [one for one in authd.server.connections if not one.transport.is_closing()]
     assert len(left) == 1
+
+
+# --- what one connection may take: the numbers stand here once more, so that nobody moves one unseen ---
+def talking() -> Conversation:
+    conversation = Conversation(1, 1, "0" * 32)
+    conversation.receive(b"VERSION\t1\t2\nCPID\t1\n", 0.0)
+    conversation.take()
+    return conversation
+
+
+def asks(number: int, username: bytes = b"somebody", password: bytes = b"secret") -> bytes:
+    response = b64encode(b"\0" + username + b"\0" + password)
+    return b"AUTH\t%d\tPLAIN\tservice=smtp\tresp=%b\n" % (number, response)
+
+
+def test_64_requests_of_a_connection_are_answered_at_once_and_the_next_wait_unread() -> None:
+    conversation = talking()
+    logins = conversation.receive(b"".join(asks(number) for number in range(1, 101)), 0.0)
+    assert (len(logins), conversation.full, conversation.receive(b"", 0.0)) == (64, True, [])
+    conversation.refuse(logins[0])
+    assert [one.id for one in conversation.receive(b"", 0.0)] == [65]
+
+
+def test_of_a_thousand_requests_the_answer_may_be_held_back() -> None:
+    conversation = talking()
+    aside = []
+    for number in range(1, 1002):
+        [login] = conversation.receive(asks(number), 0.0)
+        aside.append(conversation.set_aside(login))
+    assert (aside.count(True), aside[-1]) == (1000, False)
+
+
+def test_64_requests_wait_for_the_clients_next_response_for_five_minutes() -> None:
+    conversation = talking()
+    for number in range(1, 65):
+        conversation.receive(b"AUTH\t%d\tPLAIN\tservice=smtp\n" % number, 0.0)
+    assert conversation.take().count(b"CONT\t") == 64
+    conversation.receive(b"AUTH\t65\tPLAIN\tservice=smtp\n", 300.0)
+    assert conversation.take() == b"FAIL\t65\treason=Too many requests at once\n"
+    response = b64encode(b"\0somebody\0secret")
+    assert [one.id for one in conversation.receive(b"CONT\t1\t%b\n" % response, 300.0)] == [1]
+    assert conversation.receive(b"CONT\t2\t%b\n" % response, 300.1) == []
+    assert conversation.take() == b"FAIL\t2\treason=Authentication request timed out\n"
+    for number in (66, 67, 68):
+        conversation.receive(b"AUTH\t%d\tPLAIN\tservice=smtp\n" % number, 301.0)
+    assert conversation.take().count(b"CONT\t") == 3, "those that took too long make room"
+
+
+@pytest.mark.parametrize("which", ["username", "password"])
+def test_a_username_and_a_password_have_at_most_255_bytes(which: str) -> None:
+    conversation = talking()
+    assert len(conversation.receive(asks(1, **{which: b"x" * 255}), 0.0)) == 1
+    assert conversation.receive(asks(2, **{which: b"x" * 256}), 0.0) == []
+    assert conversation.take() == b"FAIL\t2\treason=Invalid response\n"
+
+
+def test_an_overlong_line_fails_alone_until_64_kib_of_it_were_skipped() -> None:
+    conversation = talking()
+    assert conversation.receive(b"AUTH\t1\tPLAIN\tservice=smtp\tresp=" + b"x" * 8192 + b"\n" + asks(2), 0.0)[0].id == 2
+    assert conversation.take() == b"FAIL\t1\treason=Line too long\n"
+    conversation.receive(b"AUTH\t3\tPLAIN\tservice=smtp\tresp=" + b"x" * 8192, 0.0)
+    sent = 8192
+    while conversation.closed is None:
+        assert sent <= 65_536 + 10_240
+        conversation.receive(b"x" * 1024, 0.0)
+        sent += 1024
+    assert (sent >= 65_536, conversation.closed) == (True, "line too long")
+
+
+def test_a_policy_request_has_lines_of_8_kib_and_64_kib_in_all_and_64_wait() -> None:
+    def reads(line: bytes, lines: int = 1) -> str | None:
+        reader = PolicyReader()
+        reader.receive(b"request=smtpd_access_policy\n" + line * lines)
+        return reader.closed
+
+    assert [reads(b"x=" + b"y" * (length - 2) + b"\n") for length in (8192, 8193)] == [None, "request too long"]
+    assert reads(b"x" * 8194) == "line too long"
+    kib = b"x=" + b"y" * 1021 + b"\n"
+    assert [reads(kib, lines) for lines in (63, 64)] == [None, "request too long"]
+    reader = PolicyReader()
+    assert len(reader.receive(b"request=smtpd_access_policy\n\n" * 100)) == 64
+    assert len(reader.receive(b"")) == 36
 
 
 def test_ten_thousand_generated_inputs_break_nothing() -> None:
