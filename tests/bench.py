@@ -362,8 +362,14 @@ def fill(tx: Transaction, workspace: Workspace, count: int) -> None:
     tx.connection.execute(update(WORKSPACES).where(WORKSPACES.c.id == workspace.id).values(credential_count=count))
 
 
+def python_of(folder: Path) -> str:
+    """The Python of a checkout: what it needs may be other packages than ours."""
+    own = folder / ".venv" / "bin" / "python"
+    return str(own) if own.exists() else sys.executable
+
+
 def spawn(command: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, *command], env=os.environ | environment, stderr=subprocess.DEVNULL, cwd=folder)
+    return subprocess.Popen([python_of(folder), *command], env=os.environ | environment, stderr=subprocess.DEVNULL, cwd=folder)
 
 
 @contextlib.asynccontextmanager
@@ -434,7 +440,7 @@ async def run(url: str, size: int, postgres_pid: int | None, beside: Path | None
         # The other checkout's own tools make its database: its schema may be another.
         script = SETUP.format(team=team, channel=channel.id, people=json.dumps([one.id for one in people]), count=min(size, 1000))
         environment = os.environ | {"DATABASE_URL": beside_url, "PYTHONPATH": str(beside)}
-        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], env=environment, cwd=beside, check=True, timeout=300)
+        await asyncio.to_thread(subprocess.run, [python_of(beside), "-c", script], env=environment, cwd=beside, check=True, timeout=300)
         others["the other checkout"] = (beside, beside_url)
     print(f"\nOn {os.cpu_count()} cores, Python {sys.version.split()[0]}, {on}, {size:,} credentials; everything on the same machine.\n")
     row("What", "Median (lowest to highest)", "Goal")
