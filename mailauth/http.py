@@ -28,7 +28,7 @@ from mailauth.verifier import Answer, Verifier
 
 BODY_MAX = 4096  # bytes
 TOKEN_MIN = 16  # characters
-REQUEST_TIMEOUT = 5.0  # seconds for the head of a request, and for its body
+REQUEST_TIMEOUT = 5.0  # seconds
 CONNECTIONS = 200
 WAIT = 3  # seconds that nginx makes a refused client wait, Auth-Wait
 
@@ -43,9 +43,14 @@ def check_token(token: str | None) -> None:
 
 
 class Door:
-    """The requests of one process."""
+    """The requests of one process.
 
-    def __init__(self, config: AuthdConfig, verifier: Verifier, not_ready: NotReady) -> None:
+    Args:
+        patience: seconds for the head of a request, and for its body.
+    """
+
+    def __init__(self, config: AuthdConfig, verifier: Verifier, not_ready: NotReady, patience: float = REQUEST_TIMEOUT) -> None:
+        self.patience = patience
         self._config = config
         self._verifier = verifier
         self._not_ready = not_ready
@@ -80,7 +85,7 @@ class Door:
         if request.url.query:
             return _wrong("No query strings: passwords in an address end up in logs.")
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT):
+            async with asyncio.timeout(self.patience):
                 body = await _body(request)
         except (TimeoutError, ClientDisconnect):
             return _wrong("The body did not arrive.", 408)
@@ -190,16 +195,12 @@ class _Timely(H11Protocol):
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers, with few connections and short requests.
+    """uvicorn without its signal handlers, with few connections and short requests."""
 
-    Args:
-        patience: seconds for the head of a request.
-    """
-
-    def __init__(self, door: Door, patience: float = REQUEST_TIMEOUT) -> None:
+    def __init__(self, door: Door) -> None:
         config = uvicorn.Config(
             door.app,
-            http=partial(_Timely, patience),  # type: ignore[arg-type]
+            http=partial(_Timely, door.patience),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

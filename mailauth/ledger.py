@@ -8,12 +8,19 @@ from storage import logins
 from storage.database import Database
 from storage.logins import Known, Sent, Tried, Use
 
-MOST = 100_000  # credentials, when the database is away
+MOST = 100_000
 
 
 class Ledger:
-    def __init__(self, db: Database) -> None:
+    """What one process has counted.
+
+    Args:
+        most: credentials that are kept in mind; what others do while the database is away is not counted.
+    """
+
+    def __init__(self, db: Database, most: int = MOST) -> None:
         self._db = db
+        self._most = most
         self._uses: dict[str, Use] = {}
         self._sent: dict[str, Sent] = {}
         self._tried: dict[str, Tried] = {}
@@ -26,14 +33,14 @@ class Ledger:
         use = self._uses.get(known.id)
         if use is not None and use.previous == previous:
             use.at, use.remote, use.service, use.count = known.now, remote, service, use.count + 1
-        elif len(self._uses) < MOST:
+        elif len(self._uses) < self._most:
             self._uses[known.id] = Use(known.now, remote, service, previous, use.count + 1 if use else 1)
 
     def refused(self, known: Known) -> None:
         """Somebody tried to log in with a stopped credential."""
         tried = self._tried.get(known.id)
         if tried is None:
-            if len(self._tried) >= MOST:
+            if len(self._tried) >= self._most:
                 return
             tried = self._tried[known.id] = Tried(known.now)
         tried.at = known.now
@@ -57,7 +64,7 @@ class Ledger:
         counts = self._sent.get(known.id)
         if counts is not None:
             counts.at = known.now
-        elif len(self._sent) < MOST:
+        elif len(self._sent) < self._most:
             counts = self._sent[known.id] = Sent(known.now)
         return counts
 

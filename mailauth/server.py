@@ -192,7 +192,7 @@ class AuthConnection(Connection):
         server = self.server
         self.conversation = Conversation(os.getpid(), next(server.numbers), secrets.token_hex(16))
         self._answering: dict[Login, asyncio.Task[None]] = {}
-        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._late)
+        self._deadline = asyncio.get_running_loop().call_later(server.handshake, self._late)
         self._send()
 
     def end(self) -> None:
@@ -307,11 +307,20 @@ class Server:
     Args:
         limit: connections at once. One more makes the one that was idle for longest make room.
         alive: see `Verifier.keep_flushing`.
+        handshake: seconds that a mail server has to say which protocol it speaks.
     """
 
-    def __init__(self, config: AuthdConfig, verifier: Verifier, limit: int = CONNECTIONS, alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: AuthdConfig,
+        verifier: Verifier,
+        limit: int = CONNECTIONS,
+        alive: Callable[[], None] = lambda: None,
+        handshake: float = HANDSHAKE_TIMEOUT,
+    ) -> None:
         self.config = config
         self.verifier = verifier
+        self.handshake = handshake
         self.numbers = itertools.count(1)
         self.stopping = False
         self.connections: dict[Connection, None] = {}

@@ -90,6 +90,7 @@ class Verifier:
         journal: of what must never work again, whatever the store says.
         sessions: shared with other workers; by default its own.
         release: of this program, for the heartbeat.
+        remembered: right passwords that are known again without Argon2.
     """
 
     def __init__(
@@ -101,13 +102,14 @@ class Verifier:
         journal: Journal | None = None,
         sessions: Sessions | None = None,
         release: str | None = None,
+        remembered: int = REMEMBERED,
     ) -> None:
         self._db = db
         self._hasher = hasher
         self._now = monotonic
         self._look_up = LookUps(db)
         self._key = secrets.token_bytes(32)
-        self._right: Bounded[bytes, None] = Bounded(REMEMBERED)
+        self._right: Bounded[bytes, None] = Bounded(remembered)
         self._line: Line[asyncio.Future[bool]] = Line(at_once, PATIENCE)
         self._computed = -RECENT
         """When somebody's right password was last computed, or waited for it."""

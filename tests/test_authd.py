@@ -19,12 +19,13 @@ import pytest
 import structlog
 
 from mailauth.http import check_token
-from mailauth.policy import PolicyReader, WhenAway
+from mailauth.ledger import MOST, Ledger
+from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation
-from mailauth.server import CONNECTIONS, AuthdConfig, Server
+from mailauth.server import CONNECTIONS, HANDSHAKE_TIMEOUT, AuthdConfig, Server
 from mailauth.sockets import ListenError, host_and_port, listen, networks
-from mailauth.verifier import REFUSALS, Verifier
-from storage import credentials, passwords, workspaces
+from mailauth.verifier import REFUSALS, REMEMBERED, Verifier
+from storage import credentials, lifecycle, logins, passwords, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import Database
@@ -126,10 +127,12 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(db: Database, folder: Path, limit: int = CONNECTIONS, **config: object) -> AsyncIterator[Running]:
+async def running(
+    db: Database, folder: Path, limit: int = CONNECTIONS, handshake: float = 3600, remembered: int = REMEMBERED, **config: object
+) -> AsyncIterator[Running]:
     hasher = CountingHasher()
     settings = AuthdConfig(database_url="", **config)  # type: ignore[arg-type]
-    server = Server(settings, Verifier(db, hasher), limit)
+    server = Server(settings, Verifier(db, hasher, remembered=remembered), limit, handshake=handshake)
     await server.start([listen(f"unix:{folder / 'auth'}", "AUTHD_LISTEN")], [listen(f"unix:{folder / 'policy'}", "POLICY_LISTEN")])
     made = Running(server, folder, hasher)
     try:
@@ -656,6 +659,52 @@ def test_a_policy_request_has_lines_of_8_kib_and_64_kib_in_all_and_64_wait() -> 
     reader = PolicyReader()
     assert len(reader.receive(b"request=smtpd_access_policy\n\n" * 100)) == 64
     assert len(reader.receive(b"")) == 36
+
+
+async def test_who_does_not_say_which_protocol_is_hung_up_on(store: Database, tmp_path: Path) -> None:
+    assert HANDSHAKE_TIMEOUT == 30.0
+    async with running(store, tmp_path, handshake=0.1):
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "auth"))
+        writer.write(b"VERSION\t1\t2\n")
+        assert (await asyncio.wait_for(reader.read(), 120)).endswith(b"DONE\n")
+        writer.close()
+
+
+async def test_of_the_right_passwords_the_newest_are_remembered(store: Database, tmp_path: Path) -> None:
+    assert REMEMBERED == 50_000
+    mades = [await make(store, f"App {number}") for number in range(3)]
+    async with running(store, tmp_path, remembered=2) as authd:
+        client = await authd.connect()
+        computed = []
+        for made in (*mades, *reversed(mades)):
+            assert await client.log_in(made.username, made.password) == "OK"
+            computed.append(authd.hasher.verified)
+        assert computed == [1, 2, 3, 3, 3, 4]
+
+
+async def test_a_ledger_counts_for_so_many_credentials_and_loses_none_of_those(store: Database) -> None:
+    assert MOST == 100_000
+    mades = [await make(store, f"App {number}") for number in range(3)]
+    known = await store.read(logins.look_up, [one.username for one in mades])
+    ledger = Ledger(store, most=2)
+    for _ in range(2):
+        for made in mades:
+            ledger.logged_in(known[made.username], None, "smtp", previous=False)
+            ledger.refused(known[made.username])
+            ledger.sent(known[made.username], PolicyRequest(made.username, recipients=1, size=10))
+    await ledger.write(wait=True)
+    assert await raw.sql(store, "SELECT count, refused, messages FROM login_counts") == [(2, 2, 2)] * 2
+
+
+async def test_nothing_is_counted_against_a_credential_that_was_never_handed_over(store: Database, authd: Running) -> None:
+    pending, _ = await store.change(credentials.create_pending, BY, "C0MAIL", "Relay", "view")
+    client = await authd.connect()
+    assert await client.log_in(pending.username, passwords.generate(pending.id)) == "FAIL"
+    made = await make(store, "Printer")
+    await store.change(lifecycle.suspend, BY, made.id)
+    assert await client.log_in(made.username, made.password) == "FAIL"
+    await authd.server.verifier.flush()
+    assert await raw.sql(store, "SELECT credential_id, refused FROM login_counts") == [(made.id, 1)]
 
 
 def test_ten_thousand_generated_inputs_break_nothing() -> None:

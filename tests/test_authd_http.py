@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from mailauth.http import BODY_MAX, Door, HttpServer
+from mailauth.http import REQUEST_TIMEOUT, Door, HttpServer
 from mailauth.server import AuthdConfig
 from mailauth.sockets import listen
 from mailauth.verifier import Verifier
@@ -52,7 +52,7 @@ async def serving(db: Database, token: str | None = TOKEN, require_tls: bool = T
         return "the database is away"
 
     verifier = Verifier(db, hasher)
-    server = HttpServer(Door(config, verifier, not_ready), patience)
+    server = HttpServer(Door(config, verifier, not_ready, patience))
     listener = listen("tcp:0", "AUTHD_HTTP")
     running = asyncio.create_task(server.serve([listener]))
     yield Asker(listener.getsockname()[1])
@@ -91,7 +91,8 @@ WRONG_BODIES = {
     "no password": ({"username": "u"}, 400),
     "a number": ({"username": "u", "password": 1}, 400),
     "a wrong address": ({"username": "u", "password": "p", "remote": []}, 400),
-    "too long": (b"x" * (BODY_MAX + 1), 413),
+    "too long": (b"x" * 4097, 413),
+    "as long as it may be": (b"x" * 4096, 400),
 }
 
 
@@ -147,3 +148,15 @@ async def test_who_asks_half_of_something_is_hung_up_on(store: Database) -> None
             with contextlib.suppress(ConnectionResetError):
                 assert await asyncio.wait_for(reader.read(), 120) == b""
             writer.close()
+
+
+async def test_who_sends_half_a_body_is_told_and_hung_up_on(store: Database) -> None:
+    assert REQUEST_TIMEOUT == 5.0
+    async with serving(store, patience=0.1) as asker:
+        reader, writer = await asyncio.open_connection("127.0.0.1", asker.port)
+        head = f"POST /verify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head.encode() + b'{"username"')
+        assert (await asyncio.wait_for(reader.readline(), 120)).startswith(b"HTTP/1.1 408 ")
+        with contextlib.suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 120)
+        writer.close()
