@@ -72,6 +72,7 @@ CAUSES = {
     "barred": "people of this kind may not",
     "role_unknown": "Slack didn't tell their role",
     "already_deleted": "it was already deleted",
+    "already_owned": "somebody else was given it",
     "no_such_credential": "there is none",
     "name_taken": "the name is taken",
     "name_too_similar": "the name is too similar to another",

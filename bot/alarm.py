@@ -13,9 +13,7 @@ from bot import blocks, impact, revoke, suspend
 from bot.blocks import Block, Piece, actions, bold, button, code, line, people, principal, when
 from bot.codec import OnCredential
 from bot.door import Door, Request
-from storage import errands, posted
 from storage.audit import Surface, What
-from storage.database import Transaction
 from storage.leaks import Gone, Leak, Standing
 from storage.lifecycle import has_expired
 from storage.models import State
@@ -39,7 +37,7 @@ async def suspend_now(request: Request) -> None:
     try:
         await suspend.suspend_now(request, OnCredential.decode(request.value).credential)
     except suspend.NOT_AS_SHOWN:
-        await _draw_anew(request)
+        await request.draw_anew()
         raise
 
 
@@ -47,7 +45,7 @@ async def undo(request: Request) -> None:
     try:
         await suspend.undo(request, OnCredential.decode(request.value).credential)
     except suspend.NOT_AS_SHOWN:
-        await _draw_anew(request)
+        await request.draw_anew()
         raise
 
 
@@ -56,20 +54,8 @@ async def open_revoke(request: Request) -> None:
     try:
         await revoke.open_leaked(request, OnCredential.decode(request.value).credential)
     except suspend.NOT_AS_SHOWN:
-        await _draw_anew(request)
+        await request.draw_anew()
         raise
-
-
-async def _draw_anew(request: Request) -> None:
-    """The message that was pressed in says something that is not so."""
-    ts = (request.body.get("container") or {}).get("message_ts")
-
-    def owe(tx: Transaction) -> None:
-        message = posted.at(tx, request.channel or "", ts or "")
-        errands.settle(tx, [message] if message else [])
-
-    await request.services.db.note(owe)
-    request.services.db.owed()
 
 
 # --- what is shown ---

@@ -82,17 +82,9 @@ class InRow(OnCredential):
 
 
 class OnOwner(OnCredential):
-    """Whom a credential is given to. `event`, `ts`: of the message that says who left, and the audit row that it tells of."""
+    """Whom a credential is given to. `event`: the audit row that says who left, when it is that message's."""
 
     event: int | None = None
-    ts: str | None = Field(default=None, pattern=r"^\d{1,12}\.\d{1,12}$")
-
-
-class OnIdle(OnCredential):
-    """A credential in a note about what nothing uses: to which owner, and about which workspace (None: all)."""
-
-    owner: str = Field(pattern=r"^[UWS][A-Z0-9]{2,30}$")
-    workspace: int | None = None
 
 
 class OnRotation(OnCredential):

@@ -25,7 +25,7 @@ from bot.people import Presence
 from bot.services import Services, new_reference
 from bot.slack import Away, Ok, Refused, View
 from bot.texts import Busy, SlackAway, TriggerExpired
-from storage import access, audit, errands
+from storage import access, audit, errands, posted
 from storage.access import Action, Actor, Right, ToAsk
 from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Transaction, Unavailable, time_limit
@@ -130,6 +130,17 @@ class Request:
             return InHome.decode(raw) if self.view_type == "home" else FromHome.decode(raw).home
         except SurfaceOutdated:
             return None
+
+    async def draw_anew(self) -> None:
+        """Owes that the message that was pressed in is drawn anew: it says something that is not so."""
+        ts = (self.body.get("container") or {}).get("message_ts")
+
+        def owe(tx: Transaction) -> None:
+            message = posted.at(tx, self.channel or "", ts or "")
+            errands.settle(tx, [message] if message else [])
+
+        await self.services.db.note(owe)
+        self.services.db.owed()
 
     def in_channel(self) -> str:
         """The channel this happens in. Raises NotAChannel in a direct message."""

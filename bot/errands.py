@@ -5,7 +5,7 @@ that cannot change leads to the next way; when there is none left, or after a da
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -335,38 +335,61 @@ async def _raise_with_somebody(services: Services, errand: Errand) -> Result:
     return Done("passed on")
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a message says now."""
+
+    rows: list[Block]
+    unconfirmed: bool = False
+    """A mail server has not confirmed it yet."""
+    several: tuple[str, ...] = ()
+    """The credentials in it, where it is about more than one."""
+
+
 async def settle(services: Services, errand: Errand) -> Result:
     """Draws a message anew until it says what is so."""
     message = await services.db.read(posted.at, errand.channel_id or "", errand.message_ts or "")
     if message is None:
         return Done("gone")
-    rows, unconfirmed = await _drawn(services, message)
+    drawn = await _drawn(services, message)
     for _ in range(DRAWN_AGAIN):
-        match await services.slack.update_message(message.channel_id, message.ts, notices.message(rows)):
+        match await services.slack.update_message(message.channel_id, message.ts, notices.message(drawn.rows)):
             case Refused(word):
                 if word in MESSAGE_GONE:
                     await services.db.note(posted.forget, message)
                 return Done(word)
             case Away(why, _):
                 return Later(why, slack_away=True)
-        before = rows
-        rows, unconfirmed = await _drawn(services, message)
-        if rows == before:
+        before = drawn
+        if before.several:
+            await services.db.note(posted.keep_all, message, before.several)
+        drawn = await _drawn(services, message)
+        if drawn.rows == before.rows:
             break
     else:
         return Later("changes all the time", after=PROOF_EVERY)
-    if unconfirmed and services.db.clock() - errand.created_at < PROOF_FOLLOWED:
+    if drawn.unconfirmed and services.db.clock() - errand.created_at < PROOF_FOLLOWED:
         return Later("unconfirmed", after=PROOF_EVERY)
     return Done()
 
 
-async def _drawn(services: Services, message: PostedMessage) -> tuple[list[Block], bool]:
-    """What the message says now, and whether a mail server has not confirmed it yet."""
+async def _drawn(services: Services, message: PostedMessage) -> Drawn:
     db = services.db
-    if message.kind == posted.Posted.SUSPENDED:
-        return notices.suspension(await db.read(credentials.suspension, message.credential_id or "", int(message.ids[0]))), False
+    match message.kind:
+        case posted.Posted.SUSPENDED:
+            return Drawn(notices.suspension(await db.read(credentials.suspension, message.credential_id or "", int(message.ids[0]))))
+        case posted.Posted.SENDS_MUCH:
+            sending = await db.read(_sending, message.credential_id or "")
+            return Drawn(notices.sends_much(*sending, message.ids[0], message.channel_id))
+        case posted.Posted.LEFT:
+            found = await db.read(owner.look, int(message.ids[0]), services.team)
+            if found is None:
+                raise NoSuchWorkspace
+            return Drawn(owner.left_message(*found), several=_ids(found[2]))
+        case posted.Posted.IDLE:
+            return await _idle(services, message.person or "", message.workspace_id)
     leak = await db.read(leaks.leak, services.team, message.credential_id or "", message.source_channel, message.source_ts)
-    return alarm.draw(leak, await _link(services, leak.events[0]), db.clock()), bool(leak.proof and leak.proof.waiting)
+    return Drawn(alarm.draw(leak, await _link(services, leak.events[0]), db.clock()), bool(leak.proof and leak.proof.waiting))
 
 
 async def warn(services: Services, errand: Errand) -> Result:
@@ -441,18 +464,31 @@ async def remind(services: Services, errand: Errand) -> Result:
 
 
 async def sends_much(services: Services, errand: Errand) -> Result:
-    credential, workspace, traffic = await services.db.read(_sending, errand.credential_id or "")
-    why = errand.ids[0] if errand.ids else errands.BURST
+    sending = await services.db.read(_sending, errand.credential_id or "")
+    credential, why = sending[0], errand.ids[0] if errand.ids else errands.BURST
     if credential.state != State.ACTIVE or (why == errands.BURST and not services.settings.bot_burst_warning):
         return Done("nothing to tell")
     channel = errand.channel_id or ""
-    rows = notices.sends_much(credential, workspace, traffic, why, channel)
-    return _told(await services.slack.post_message(channel, notices.message(rows)), Done)
+    match await services.slack.post_message(channel, notices.message(notices.sends_much(*sending, why, channel))):
+        case Ok(where):
+
+            def keep(tx: Transaction) -> None:
+                credentials.wait_for(tx, credential.id)
+                changed = credentials.get(tx, credential.id)[0].state != credential.state
+                _keep(tx, errand, posted.Posted.SENDS_MUCH, where, credential, None, changed, ids=(why,))
+
+            await services.db.note(keep)
+            return Done()
+        case Refused(word):
+            return Done(word)
+        case Away(reason, _):
+            return Later(reason, slack_away=True)
 
 
-def _sending(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace, Traffic]:
+def _sending(tx: Transaction, credential_id: str) -> tuple[Credential, Workspace, Traffic, AuditEvent | None]:
     credential, workspace = credentials.get(tx, credential_id)
-    return credential, workspace, mail_servers.traffic(tx, [credential.id])[credential.id]
+    traffic = mail_servers.traffic(tx, [credential.id])[credential.id]
+    return credential, workspace, traffic, credentials.last_act(tx, credential.id)
 
 
 async def ask(services: Services, errand: Errand) -> Result:
@@ -545,7 +581,7 @@ async def revoke_all(services: Services, errand: Errand) -> Result:
     if about.workspace is None:
         return Done("gone")
     ordered = about.events[0]
-    origin = Origin(Actor(ordered.user_id, ordered.team_id), Surface.SWEEP, ordered.reference, ordered.channel_id)
+    origin = Origin(Actor(ordered.user_id, ordered.team_id), Surface(ordered.surface), ordered.reference, ordered.channel_id)
     while await services.db.change(credentials.delete_some, origin, about.workspace.id, ordered.reason):
         if not await services.db.note(errands.keep, errand):
             return Later("taken over")
@@ -569,27 +605,43 @@ async def owned(services: Services, errand: Errand) -> Result:
 
 async def left(services: Services, errand: Errand) -> Result:
     """One message: in a channel of the workspace, or else to one of its admins, or to an owner of the app."""
-    found = await services.db.read(owner.look, errand.event_id or 0, services.team)
+    event_id = errand.event_id or 0
+    found = await services.db.read(owner.look, event_id, services.team)
     if found is None:
         about = await services.db.read(_about, errand)
-        return await _first(services, sorted(services.settings.bot_owners), owner.gone_everywhere(about.events[0]))
-    _, workspace, _, _, admins = found
-    return await _first(services, [*await _channels(services, workspace.id), *_people(services, admins)], owner.left_message(*found))
+        return await _first(services, errand, sorted(services.settings.bot_owners), owner.gone_everywhere(about.events[0]))
+    event, workspace, owned, _, admins = found
+    ways = [*await _channels(services, workspace.id), *_people(services, admins)]
+    kept = Kept(posted.Posted.LEFT, _ids(owned), owner.gone_person(event), workspace.id, (str(event_id),))
+    return await _first(services, errand, ways, owner.left_message(*found), kept)
 
 
 async def unused(services: Services, errand: Errand) -> Result:
-    days, person = services.settings.bot_unused_days, errand.person or ""
-    idle = await services.db.read(storage_tidy.idle_of, person, errand.workspace_id, days)
-    if not idle.rows:
+    person = errand.person or ""
+    drawn = await _idle(services, person, errand.workspace_id)
+    if not drawn.several:
         return Done("nothing to tell")
-    if errand.workspace_id is not None:
-        rows = tidy.note(idle, person, errand.workspace_id, days)
-        return await _first(services, await _channels(services, errand.workspace_id), rows)
+    kept = Kept(posted.Posted.IDLE, drawn.several, person, errand.workspace_id)
+    ways = [person] if errand.workspace_id is None else await _channels(services, errand.workspace_id)
+    return await _first(services, errand, ways, drawn.rows, kept)
+
+
+async def _idle(services: Services, person: str, workspace_id: int | None) -> Drawn:
+    """What nothing uses of an owner; of a user group, in one workspace."""
+    days = services.settings.bot_unused_days
+    idle = await services.db.read(storage_tidy.idle_of, person, workspace_id, days)
+    several = _ids([credential for credential, _ in idle.rows])
+    if workspace_id is not None or not idle.rows:
+        return Drawn(tidy.note(idle, person, days), several=several)
     where = list({workspace.id: workspace for _, workspace in idle.rows}.values())
     asked = await services.db.read(access.to_ask, person, services.team, [one.id for one in where])
     actor = await services.people.actor(person, None, None, asked.groups, asked.changed)
     may, admins = await services.db.read(_may_stop, actor, where)
-    return await _tell(services, errand, tidy.note(idle, person, None, days, may, admins))
+    return Drawn(tidy.note(idle, person, days, may, admins), several=several)
+
+
+def _ids(several: Sequence[Credential]) -> tuple[str, ...]:
+    return tuple(one.id for one in several)
 
 
 def _may_stop(tx: Transaction, actor: Actor, where: list[Workspace]) -> tuple[bool, tuple[str, ...]]:
@@ -607,18 +659,46 @@ def _people(services: Services, principals: list[str]) -> list[str]:
     return [one for one in principals if one.startswith(("U", "W"))] or sorted(services.settings.bot_owners)
 
 
-async def _first(services: Services, ways: list[str], rows: list[Block]) -> Result:
+@dataclass(frozen=True)
+class Kept:
+    """What is written down of a message about several credentials, so that it settles."""
+
+    kind: posted.Posted
+    about: tuple[str, ...]
+    person: str
+    workspace_id: int | None
+    ids: tuple[str, ...] = ()
+
+
+async def _first(services: Services, errand: Errand, ways: list[str], rows: list[Block], kept: Kept | None = None) -> Result:
     """Posts once, by the first of these channels and people that Slack takes it for."""
     word = "nobody"
     for way in ways:
         match await services.slack.post_message(way, notices.message(rows)):
-            case Ok():
+            case Ok(where):
+                if kept is not None:
+                    await services.db.note(_keep_several, errand, where, kept)
                 return Done()
             case Refused(word):
                 continue
             case Away(why, _):
                 return Later(why, slack_away=True)
     return Untold(word)
+
+
+def _keep_several(tx: Transaction, errand: Errand, where: Posted, kept: Kept) -> None:
+    """Writes down where the message stands, and ends the errand. It is drawn once more: things may have changed meanwhile."""
+    if where.ts and kept.about:
+        for one in sorted(kept.about):
+            credentials.wait_for(tx, one)
+        first, *_ = kept.about
+        same: dict[str, Any] = {"person": kept.person, "workspace_id": kept.workspace_id, "ids": kept.ids}
+        posted.keep(tx, kept.kind, where.channel, where.ts, credential_id=first, **same)
+        message = posted.at(tx, where.channel, where.ts)
+        if message is not None:
+            posted.keep_all(tx, message, kept.about)
+            errands.settle(tx, [message])
+    errands.finish(tx, errand.id, errands.TOLD)
 
 
 async def hook(services: Services, errand: Errand) -> Result:

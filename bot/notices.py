@@ -18,7 +18,7 @@ from storage.credentials import Suspension
 from storage.errands import BURST
 from storage.lifecycle import has_expired
 from storage.mail_servers import Traffic
-from storage.models import AuditEvent, Credential, Workspace
+from storage.models import AuditEvent, Credential, State, Workspace
 
 NAMED_MAX = 20  # credentials in one message
 LIMITS = {
@@ -87,20 +87,25 @@ def suspension(drawn: Suspension) -> list[Block]:
     if event.reason:
         rows.append(line("Reason: ", event.reason))
     if last is not None:
-        by, at = principal(last.user_id), when(last.at)
         match What(last.action):
             case What.RESUME:
-                return [*rows, line(by, " resumed it (", at, "): it works again with the same password.")]
-            case What.DELETE if last.surface == Surface.SWEEP:
-                return [*rows, line("It was deleted by itself (", at, ").")]
+                return [*rows, line(*_by(last), ": it works again with the same password.")]
             case What.DELETE:
-                return [*rows, line(by, f" {act_of(last).done} it (", at, ").")]
+                return [*rows, line(*_by(last), ".")]
             case _:
-                rows.append(line("It was resumed meanwhile; ", by, " suspended it again (", at, ")."))
+                rows.append(line("It was resumed meanwhile; ", *_by(last, " again"), "."))
     rows.append(line("Apps using it can't send mail until a writer resumes it."))
     if credential.delete_at:
         rows.append(line("It will be deleted unless somebody resumes it by ", when(credential.delete_at), "."))
     return [*rows, actions(button("Resume…", OPEN_RESUME, OnCredential(credential=credential.id).encode()))]
+
+
+def _by(last: AuditEvent, again: str = "") -> list[Piece]:
+    """Such as "@rex suspended it (today at 3:12 PM)"."""
+    at: list[Piece] = [" (", when(last.at), ")"]
+    if last.action == What.DELETE and last.surface == Surface.SWEEP:
+        return ["It was deleted, because nobody resumed it in time", *at]
+    return [principal(last.user_id), f" {act_of(last).done} it{again}", *at]
 
 
 def _deleted(by: Piece, done: str, gone: Sequence[Credential], workspace: Workspace) -> list[Block]:
@@ -203,19 +208,31 @@ def first_use(credential: Credential, remote: str | None) -> list[Block]:
     return [line(bold(credential.name), " logged in for the first time", *whence, *at, ".")]
 
 
-def sends_much(credential: Credential, workspace: Workspace, traffic: Traffic, why: str, channel: str) -> list[Block]:
-    """For the workspace's channels. `why`: the limit that was reached, or `BURST`."""
+def sends_much(
+    credential: Credential, workspace: Workspace, traffic: Traffic, last: AuditEvent | None, why: str, channel: str
+) -> list[Block]:
+    """For the workspace's channels.
+
+    Args:
+        last: see `credentials.last_act`.
+        why: the limit that was reached, or `BURST`.
+    """
     about: list[Piece] = ["The SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name)]
     if why == BURST:
         rows = [line(*about, " sends ten times as much as usual.")]
         then = "If nobody knows why, its password may have leaked: suspend it and find out."
     else:
-        rows = [line(*about, " has reached ", LIMITS.get(why, "a limit"), f" ({getattr(credential, why, None)}).")]
+        rows = [line(*about, " has reached ", LIMITS.get(why, "a limit"), f" ({getattr(credential, why, None) or 'changed since'}).")]
         then = "What is above it is put off, not lost, and goes on by itself. If nobody knows why it sends so much, suspend it."
     if (sending := impact.sent(credential, traffic)) is not None:
         rows.append(line(f"It sent {sending}."))
     value = OnCredential(credential=credential.id, channel=channel).encode()
-    return [*rows, line(then), actions(button("Suspend…", OPEN_SUSPEND, value))]
+    if last is None or credential.state == State.ACTIVE:
+        return [*rows, line(then), actions(button("Suspend…", OPEN_SUSPEND, value))]
+    rows.append(line(*_by(last), "."))
+    if credential.state == State.SUSPENDED:
+        rows += [line("It can't send until a writer resumes it."), actions(button("Resume…", OPEN_RESUME, value))]
+    return rows
 
 
 def queued(about: Sequence[Credential], said: list[Block]) -> list[Block]:

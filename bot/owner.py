@@ -1,7 +1,7 @@
 """Who answers for a credential: **Owner…** in a row's menu, behind **More…**; and what admins read when an owner leaves the Slack team.
 
-The message about somebody who left lists what they owned, each with **Take over**, **Give to…** and **Suspend**; it is drawn anew after
-each press, and what has a new owner is no longer in it.
+The message about somebody who left lists what they owned, each with **Take over**, **Give to…** and **Suspend**; it settles, and what has a
+new owner is no longer in it.
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, notices, texts
+from bot import blocks, texts
 from bot.blocks import OPTIONS_MAX, Block, Piece, actions, bold, button, code, field, foot, line, modal, option, people, plain, principal
 from bot.codec import OnOwner
 from bot.door import Answer, Door, InputInvalid, Request, notice, update
 from bot.slack import Away, Ok, Refused
-from bot.target import allowed
-from storage import access, audit, credentials, lifecycle, owners, workspaces
+from bot.target import allowed, presser
+from storage import access, audit, lifecycle, owners, workspaces
 from storage.access import Action
-from storage.audit import Origin, What
+from storage.audit import What
 from storage.database import Transaction
 from storage.models import AuditEvent, Credential, State, Workspace
-from storage.refusals import AlreadyDeleted, IsSuspended, OwnerGone, RoleUnknown, SurfaceOutdated
+from storage.refusals import AlreadyDeleted, AlreadyOwned, IsSuspended, OwnerGone, RoleUnknown, SurfaceOutdated
 
 OPEN_OWNER = "open_owner"
 OWNER = "change_owner"
@@ -39,8 +39,7 @@ def register(app: AsyncApp, door: Door) -> None:
 
 async def pressed(request: Request) -> None:
     token = OnOwner.decode(request.value)
-    ts = (request.body.get("container") or {}).get("message_ts") if token.event else None
-    await open_for(request, token.model_copy(update={"ts": ts, "channel": request.channel or token.channel}))
+    await open_for(request, token.model_copy(update={"channel": request.channel or token.channel}))
 
 
 async def open_modal(request: Request, credential_id: str) -> None:
@@ -63,14 +62,14 @@ async def submit(request: Request) -> Answer:
     if len(chosen) != 1:
         both = "You chose a person and a group. Clear one of them."
         raise InputInvalid("person", both if chosen else "Choose a person or a user group.")
-    origin = await _by(request, token)
+    origin = await presser(request, token.credential)
     try:
         await check_member(request, chosen[0])
         credential, _ = await services.db.change(owners.change, origin, token.credential, chosen[0])
     except (OwnerGone, RoleUnknown) as refusal:
         raise InputInvalid("person", blocks.flat(texts.sentence(refusal, services.command))) from None
     said = line(bold(credential.name), " belongs to ", principal(chosen[0]), " now. Reminders go there.")
-    return Answer(update(notice([said], "Owner changed")), (lambda: draw_anew(request, token)) if token.event else None)
+    return Answer(update(notice([said], "Owner changed")))
 
 
 async def check_member(request: Request, chosen: str) -> None:
@@ -89,37 +88,25 @@ async def check_member(request: Request, chosen: str) -> None:
 
 async def take_over(request: Request) -> None:
     token = OnOwner.decode(request.value)
+    origin = await presser(request, token.credential)
+
+    def change(tx: Transaction) -> tuple[Credential, Workspace]:
+        return owners.change(tx, origin, token.credential, request.user, instead_of=gone_person(_told_of(tx, token.event or 0)))
+
     try:
-        await request.services.db.change(owners.change, await _by(request, token), token.credential, request.user)
-    finally:
-        await draw_anew(request, token)
+        await request.services.db.change(change)
+    except (AlreadyDeleted, AlreadyOwned):
+        await request.draw_anew()
+        raise
 
 
 async def suspend(request: Request) -> None:
     token = OnOwner.decode(request.value)
-    origin = await _by(request, token)
+    origin = await presser(request, token.credential)
     try:
         await request.services.db.change(lifecycle.suspend, origin, token.credential, "its owner left the Slack team")
     except (AlreadyDeleted, IsSuspended):
-        pass  # the message, drawn anew, says so
-    finally:
-        await draw_anew(request, token)
-
-
-async def _by(request: Request, token: OnOwner) -> Origin:
-    """Who presses, with the roles that matter. Raises NoSuchCredential, RoleUnknown."""
-    _, workspace = await request.services.db.read(credentials.get, token.credential)
-    return request.origin(await request.actor(workspace))
-
-
-async def draw_anew(request: Request, token: OnOwner) -> None:
-    """Brings the message about somebody who left up to date."""
-    ts = token.ts or (request.body.get("container") or {}).get("message_ts")
-    if token.event is None or not request.channel or not ts:
-        return
-    left = await request.services.db.read(look, token.event, request.services.team)
-    if left is not None:
-        await request.services.slack.update_message(request.channel, ts, notices.message(left_message(*left)))
+        await request.draw_anew()
 
 
 async def user_groups(request: Request) -> list[tuple[str, str]]:
@@ -148,14 +135,19 @@ def look(tx: Transaction, event_id: int, team: str) -> tuple[AuditEvent, Workspa
 
     None for a role in all workspaces. Raises SurfaceOutdated, NoSuchWorkspace.
     """
-    event = next(iter(audit.events(tx, event_id, event_id)), None)
-    if event is None or event.action != What.LEFT:
-        raise SurfaceOutdated
+    event = _told_of(tx, event_id)
     if event.workspace_id is None:
         return None
     workspace = workspaces.by_id(tx, event.workspace_id)
     owned, count = owners.owned_by(tx, gone_person(event), workspace.id)
     return event, workspace, owned, count, access.helpers(tx, team, workspace)
+
+
+def _told_of(tx: Transaction, event_id: int) -> AuditEvent:
+    event = next(iter(audit.events(tx, event_id, event_id)), None)
+    if event is None or event.action != What.LEFT:
+        raise SurfaceOutdated
+    return event
 
 
 def gone_person(event: AuditEvent) -> str:

@@ -18,10 +18,10 @@ from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
 from bot.reason import asked_for, given_reason, reason_field
-from bot.target import Purpose, allowed, pressed, register_picker, submitted
-from storage import credentials, lifecycle
+from bot.target import Purpose, allowed, pressed, presser, register_picker, submitted
+from storage import lifecycle
 from storage.access import Action
-from storage.audit import Origin, What
+from storage.audit import What
 from storage.models import Credential, State, Workspace
 from storage.refusals import AlreadyDeleted, IsSuspended, NotSuspended
 
@@ -90,17 +90,12 @@ NOT_AS_SHOWN = (AlreadyDeleted, IsSuspended, NotSuspended)
 
 async def suspend_now(request: Request, credential_id: str) -> None:
     """Raises NoSuchCredential, AlreadyDeleted, IsSuspended, NotAllowed, RoleUnknown, PersonBarred."""
-    await request.services.db.change(lifecycle.suspend, await _presser(request, credential_id), credential_id, at_once=True)
+    await request.services.db.change(lifecycle.suspend, await presser(request, credential_id), credential_id, at_once=True)
 
 
 async def undo(request: Request, credential_id: str) -> None:
     """Takes what resuming takes. Raises NoSuchCredential, AlreadyDeleted, NotSuspended, NotAllowed, RoleUnknown, PersonBarred."""
-    await request.services.db.change(lifecycle.resume, await _presser(request, credential_id), credential_id)
-
-
-async def _presser(request: Request, credential_id: str) -> Origin:
-    _, workspace = await request.services.db.read(credentials.get, credential_id)
-    return request.origin(await request.actor(workspace))
+    await request.services.db.change(lifecycle.resume, await presser(request, credential_id), credential_id)
 
 
 def buttons(suspend: str, undo: str, value: str, suspended: bool) -> Block:

@@ -191,8 +191,13 @@ async def submitted(request: Request) -> tuple[str, Origin]:
     """The id of the credential that a modal is about, and who submitted it. Raises SurfaceOutdated, NoSuchCredential, RoleUnknown."""
     token = OnCredential.decode(request.metadata)
     request.channel = token.channel
-    _, workspace = await request.services.db.read(credentials.get, token.credential)
-    return token.credential, request.origin(await request.actor(workspace))
+    return token.credential, await presser(request, token.credential)
+
+
+async def presser(request: Request, credential_id: str) -> Origin:
+    """Who acts, with the roles that matter for the credential. Raises NoSuchCredential, RoleUnknown."""
+    _, workspace = await request.services.db.read(credentials.get, credential_id)
+    return request.origin(await request.actor(workspace))
 
 
 def choice(found: list[Credential], channel: str | None, purpose: Purpose) -> list[Block]:

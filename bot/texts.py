@@ -13,6 +13,7 @@ from storage.refusals import (
     AlreadyAnswered,
     AlreadyAsked,
     AlreadyDeleted,
+    AlreadyOwned,
     AlreadyRequested,
     AskedTooOften,
     Barred,
@@ -320,6 +321,8 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return [f"{refusal.workspace} has {refusal.most} credentials, and may not have more. Delete one that isn't needed first."]
         case OwnerGone():
             return ["Choose somebody who is a member of your Slack team."]
+        case AlreadyOwned():
+            return [bold(refusal.name), " belongs to ", principal(refusal.by), " now. Nothing changed."]
         case TooManyReports():
             return [
                 f"You reported {refusal.most} messages in the last hour, so nobody was told of this one. "

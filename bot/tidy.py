@@ -1,15 +1,12 @@
-"""What nothing uses: once a month its owner reads of it, and presses **Keep** or **Suspend** for each. A press draws the note anew."""
-
-import contextlib
+"""What nothing uses: once a month its owner reads of it, and presses **Keep** or **Suspend** for each. The note settles."""
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import notices
 from bot.blocks import Block, Piece, actions, bold, button, code, foot, line, people, principal, when
-from bot.codec import OnIdle
+from bot.codec import OnCredential
 from bot.door import Door, Request
-from storage import credentials, lifecycle, tidy
-from storage.audit import Origin
+from bot.target import presser
+from storage import lifecycle, tidy
 from storage.models import Credential, Workspace
 from storage.refusals import AlreadyDeleted, IsSuspended
 from storage.tidy import Idle
@@ -24,37 +21,23 @@ def register(app: AsyncApp, door: Door) -> None:
 
 
 async def keep(request: Request) -> None:
-    token = OnIdle.decode(request.value)
-    origin = await _by(request, token)
-    with contextlib.suppress(AlreadyDeleted):
-        await request.services.db.change(tidy.keep, origin, token.credential)
-    await draw_anew(request, token)
+    credential_id = OnCredential.decode(request.value).credential
+    try:
+        await request.services.db.change(tidy.keep, await presser(request, credential_id), credential_id)
+    except AlreadyDeleted:
+        await request.draw_anew()
 
 
 async def suspend(request: Request) -> None:
-    token = OnIdle.decode(request.value)
-    origin = await _by(request, token)
+    credential_id = OnCredential.decode(request.value).credential
     reason = f"not used for {request.services.settings.bot_unused_days} days"
-    with contextlib.suppress(AlreadyDeleted, IsSuspended):
-        await request.services.db.change(lifecycle.suspend, origin, token.credential, reason)
-    await draw_anew(request, token)
+    try:
+        await request.services.db.change(lifecycle.suspend, await presser(request, credential_id), credential_id, reason)
+    except (AlreadyDeleted, IsSuspended):
+        await request.draw_anew()
 
 
-async def _by(request: Request, token: OnIdle) -> Origin:
-    _, workspace = await request.services.db.read(credentials.get, token.credential)
-    return request.origin(await request.actor(workspace))
-
-
-async def draw_anew(request: Request, token: OnIdle) -> None:
-    services = request.services
-    ts = (request.body.get("container") or {}).get("message_ts")
-    if request.channel and ts:
-        days = services.settings.bot_unused_days
-        idle = await services.db.read(tidy.idle_of, token.owner, token.workspace, days)
-        await services.slack.update_message(request.channel, ts, notices.message(note(idle, token.owner, token.workspace, days)))
-
-
-def note(idle: Idle, owner: str, workspace_id: int | None, days: int, may: bool = True, admins: tuple[str, ...] = ()) -> list[Block]:
+def note(idle: Idle, owner: str, days: int, may: bool = True, admins: tuple[str, ...] = ()) -> list[Block]:
     """For the owner of unused credentials; for a user group, in a channel of the workspace.
 
     Args:
@@ -68,7 +51,7 @@ def note(idle: Idle, owner: str, workspace_id: int | None, days: int, may: bool 
     for credential, workspace in idle.rows:
         rows.append(line(*_about(credential, workspace)))
         if may:
-            value = OnIdle(credential=credential.id, owner=owner, workspace=workspace_id).encode()
+            value = OnCredential(credential=credential.id).encode()
             rows.append(actions(button("Keep", KEEP, value), button("Suspend", SUSPEND, value)))
     if not may and admins:
         rows.append(line("You have no role there that can suspend them. Ask ", *people(admins), "."))

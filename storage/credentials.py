@@ -343,15 +343,18 @@ def suspension(tx: Transaction, credential_id: str, event_id: int, wait: bool = 
     """`event_id`: of the audit row that says so. `wait`: as `wait_for`. Raises NoSuchCredential."""
     if wait:
         wait_for(tx, credential_id)
-    columns = AUDIT_EVENTS.c
     credential, workspace = get(tx, credential_id)
-    event = as_row(AuditEvent, tx.connection.execute(select(AUDIT_EVENTS).where(columns.id == event_id)).one())
+    event = as_row(AuditEvent, tx.connection.execute(select(AUDIT_EVENTS).where(AUDIT_EVENTS.c.id == event_id)).one())
+    return Suspension(event, credential, workspace, last_act(tx, credential_id, event_id))
+
+
+def last_act(tx: Transaction, credential_id: str, since: int = 0) -> AuditEvent | None:
+    """The last time that it was suspended, resumed or deleted after the audit row `since`."""
+    columns = AUDIT_EVENTS.c
     acts = [What.SUSPEND.value, What.RESUME.value, What.DELETE.value]
-    since = select(AUDIT_EVENTS).where(
-        columns.credential_id == credential_id, columns.id > event_id, columns.action.in_(acts), columns.outcome == "done"
-    )
-    last = tx.connection.execute(since.order_by(columns.id.desc()).limit(1)).first()
-    return Suspension(event, credential, workspace, as_row(AuditEvent, last) if last else None)
+    later = (columns.credential_id == credential_id, columns.id > since, columns.action.in_(acts), columns.outcome == "done")
+    last = tx.connection.execute(select(AUDIT_EVENTS).where(*later).order_by(columns.id.desc()).limit(1)).first()
+    return as_row(AuditEvent, last) if last else None
 
 
 def rows(tx: Transaction, query: Any) -> list[Credential]:

@@ -133,7 +133,10 @@ def owe(tx: Transaction, changed: "Changed") -> None:
         case What.QUEUE if changed.origin.actor.user.startswith(("U", "W")):
             add(tx, Kind.QUEUE, **about, person=changed.origin.actor.user, ids=changed.orders, after=QUEUE_TOLD_AFTER)
     match changed.what:
-        case What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT:
+        case (
+            What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT
+            | What.OWNER | What.KEEP
+        ):  # fmt: skip
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
         case What.LEAK_GONE:
             settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)

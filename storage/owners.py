@@ -10,7 +10,7 @@ from storage.database import Transaction
 from storage.grants import PRINCIPAL
 from storage.lifecycle import check_live
 from storage.models import CREDENTIALS, DEPARTED, FACTS, LIVE, ROLE_GRANTS, Credential, RoleGrant, Workspace, as_row
-from storage.refusals import OwnerGone, PrincipalInvalid
+from storage.refusals import AlreadyOwned, OwnerGone, PrincipalInvalid
 from storage.workspaces import by_id
 
 ASKED_AT_ONCE = 5  # people whom the sweep asks Slack about
@@ -19,11 +19,14 @@ LOOKED_AT = "people_looked_at"
 """The fact that says up to whom the sweep has come."""
 
 
-def change(tx: Transaction, origin: Origin, credential_id: str, owner: str) -> tuple[Credential, Workspace]:
+def change(tx: Transaction, origin: Origin, credential_id: str, owner: str, instead_of: str | None = None) -> tuple[Credential, Workspace]:
     """Lets another person or user group answer for the credential.
 
+    Args:
+        instead_of: whose it must still be.
+
     Raises:
-        PrincipalInvalid, OwnerGone, NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted.
+        PrincipalInvalid, OwnerGone, AlreadyOwned, NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted.
     """
     if not PRINCIPAL.fullmatch(owner):
         raise PrincipalInvalid
@@ -33,6 +36,8 @@ def change(tx: Transaction, origin: Origin, credential_id: str, owner: str) -> t
         current.subject = owner
         current.allow(Action.CREATE, workspace)
         check_live(credential)
+        if instead_of is not None and credential.owner != instead_of:
+            raise AlreadyOwned(credential.name, credential.owner or credential.created_by)
         if is_gone(tx, owner):
             raise OwnerGone
         current.void = credential.owner == owner

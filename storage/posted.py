@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import delete, select, update
 
@@ -22,6 +23,12 @@ class Posted(StrEnum):
     """A password that leaked, or is said to have; to a channel, or to one person."""
     SUSPENDED = "suspended"
     """A channel reads that a credential was suspended."""
+    SENDS_MUCH = "sends_much"
+    """A channel reads that a credential reached a limit, or sends more than usual."""
+    LEFT = "left"
+    """Admins read what somebody owned who left the Slack team."""
+    IDLE = "idle"
+    """An owner reads what nothing uses."""
 
 
 def keep(
@@ -31,16 +38,33 @@ def keep(
     ts: str,
     *,
     credential_id: str,
-    workspace_id: int,
+    workspace_id: int | None,
     person: str | None = None,
     source: tuple[str, str] | None = None,
     ids: tuple[str, ...] = (),
 ) -> None:
-    """Writes down that the message stands there. `source`: channel and ts of the message that it speaks of. A note."""
+    """Writes down that the message stands there. A note.
+
+    Args:
+        credential_id: what it is about; a message about several is written down once for each.
+        person: who left, or whose it is.
+        source: channel and ts of the message that it speaks of.
+    """
     values = {"kind": kind.value, "channel_id": channel, "ts": ts, "credential_id": credential_id, "workspace_id": workspace_id}
     source_channel, source_ts = source or (None, None)
     more = {"person": person, "source_channel": source_channel, "source_ts": source_ts, "ids": ids, "created_at": tx.now}
     tx.connection.execute(POSTED_MESSAGES.insert().values(**values, **more))
+
+
+def keep_all(tx: Transaction, message: PostedMessage, about: Sequence[str]) -> None:
+    """A message about several credentials speaks of these now. A note."""
+    columns = POSTED_MESSAGES.c
+    place = (columns.channel_id == message.channel_id, columns.ts == message.ts)
+    known = set(tx.connection.scalars(select(columns.credential_id).where(*place)))
+    same: dict[str, Any] = {"workspace_id": message.workspace_id, "person": message.person, "ids": message.ids}
+    for one in about:
+        if one not in known:
+            keep(tx, Posted(message.kind), message.channel_id, message.ts, credential_id=one, **same)
 
 
 def about(tx: Transaction, credential_ids: Sequence[str]) -> list[PostedMessage]:
@@ -69,7 +93,8 @@ def _some(tx: Transaction, *which: object) -> list[PostedMessage]:
 
 def forget(tx: Transaction, message: PostedMessage) -> None:
     """It is gone. A note."""
-    tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.id == message.id))
+    place = (POSTED_MESSAGES.c.channel_id == message.channel_id, POSTED_MESSAGES.c.ts == message.ts)
+    tx.connection.execute(delete(POSTED_MESSAGES).where(*place))
 
 
 def renumbered(tx: Transaction, old: str, new: str) -> None:

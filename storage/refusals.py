@@ -457,6 +457,17 @@ class OwnerGone(Refusal):
     cause = "owner_gone"
 
 
+class AlreadyOwned(Refusal):
+    """Somebody else was given it meanwhile."""
+
+    cause = "already_owned"
+
+    def __init__(self, name: str, by: str) -> None:
+        super().__init__()
+        self.name = name
+        self.by = by
+
+
 class TooManyReports(Refusal):
     """The person reported so many leaks in the last hour that this one was not passed on."""
 

@@ -140,6 +140,23 @@ async def test_revoked_from_the_alarm_with_its_reason_and_no_button_left(watched
     assert event.reason == "It leaked."
 
 
+async def test_a_revoked_workspace_settles_it_with_who_did_it(watched: Stage) -> None:
+    play = watched
+    _, _, told = await leaked(play)
+    await play.create(play.wanda, "Printer")
+    for one in await play.credentials():
+        await play.db.change(lifecycle.suspend, BY_TEST, one.id)
+    suspension = await play.rex.sees("suspended the SMTP credential Printer", play.mail)
+    await play.adam.types(play.lobby, "/smtp revoke workspace:acme")
+    await play.adam.sees_modal("All 2 credentials")
+    play.adam.picks("Do this", "Revoke all")
+    play.adam.fills("Type its short name to confirm", "acme")
+    await play.adam.submits()
+    await play.adam.sees_modal("Revoked all 2 credentials of Acme")
+    await says(play, told, "Revoked by @adam", without=("nobody resumed",))
+    await says(play, suspension, "@adam revoked it (", without=("nobody resumed", "[Resume…]"))
+
+
 async def test_a_deleted_or_edited_message_is_said_to_be(watched: Stage) -> None:
     play = watched
     password, message, told = await leaked(play)

@@ -1,12 +1,13 @@
 """Who answers for a credential, what becomes of it when they leave, and what nothing uses."""
 
 import asyncio
+import copy
 from datetime import timedelta
 
 from bot import sweep
 from sandbox.people import Person
 from sandbox.slack import Fault
-from storage import grants, owners
+from storage import credentials, grants, lifecycle, owners, tidy
 from storage.access import Role
 from storage.audit import What
 from storage.logins import beat
@@ -147,6 +148,30 @@ async def test_when_somebody_leaves_their_roles_end_and_admins_read_what_they_ow
     await adam.sees("No credential in Acme belongs to them any more.")
 
 
+async def test_the_message_about_who_left_settles_and_gives_nothing_away_twice(play: Stage) -> None:
+    adam = play.adam
+    await create(play, *((play.wanda, f"App {number}") for number in range(12)))
+    await leaves(play, play.wanda)
+    message = await adam.sees("These 12 credentials in Acme belonged to them.")
+    stale = [copy.deepcopy(message)]
+    ids = {one.name: one.id for one in await play.credentials()}
+    await play.db.change(owners.change, BY_TEST, ids["App 0"], play.mia.id)
+    await adam.sees("These 11 credentials in Acme belonged to them.")
+    stale.append(copy.deepcopy(message))
+    await play.db.change(credentials.delete, BY_TEST, ids["App 1"])
+    text = adam.read(await adam.sees("These 10 credentials in Acme belonged to them."))
+    assert ("App 0" in text, "App 1\n" in text) == (False, False)
+    await play.db.change(lifecycle.suspend, BY_TEST, ids["App 11"])
+    await adam.sees("App 11 (suspended)")  # what was not listed at first settles too
+
+    for old, said in zip(stale, ("App 0 belongs to @mia now. Nothing changed.", "App 1 (smtp-"), strict=True):
+        await adam.presses("Take over", old)
+        await adam.sees(said)
+    await play.settled()
+    assert {one.name: one.owner for one in await play.credentials()}["App 0"] == play.mia.id
+    assert [one.cause for one in await play.events(user_id=adam.id, action=What.OWNER)] == ["already_owned", "already_deleted"]
+
+
 async def test_the_buttons_about_who_left_ask_for_a_role(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     await leaves(play, play.wanda)
@@ -256,6 +281,23 @@ async def test_owners_read_monthly_what_nothing_uses_and_keep_or_suspend_it(play
     await sweep.once(play.bot.services)
     await play.settled()
     assert len(about(wanda, play, "an SMTP credential that nothing has used for 90 days")) == 1
+
+
+async def test_the_note_about_what_nothing_uses_settles(play: Stage) -> None:
+    wanda = play.wanda
+    await create(play, (wanda, "Relay"), (wanda, "Printer"), (wanda, "Scanner"))
+    await reported(play)
+    play.clock.passes(days=91)
+    await sweep.once(play.bot.services)
+    await play.settled()
+    ids = {one.name: one.id for one in await play.credentials()}
+    await wanda.sees("3 SMTP credentials that nothing has used")
+    await play.db.change(lifecycle.suspend, BY_TEST, ids["Relay"])
+    await wanda.sees("2 SMTP credentials that nothing has used")
+    await play.db.change(owners.change, BY_TEST, ids["Printer"], play.mia.id)
+    await wanda.sees("an SMTP credential that nothing has used")
+    await play.db.change(tidy.keep, BY_TEST, ids["Scanner"])
+    await wanda.sees("Done: nothing of it is left unused.")
 
 
 async def test_where_use_is_not_reported_nobody_is_asked(play: Stage) -> None:

@@ -14,15 +14,16 @@ from mailauth.ledger import Ledger
 from mailauth.policy import PolicyReader
 from mailauth.sessions import SIZE, Sessions, shared_memory
 from mailauth.verifier import Verifier
-from storage import credentials, logins, mail_servers, passwords
-from storage.audit import What
+from storage import credentials, lifecycle, logins, mail_servers, passwords
+from storage.access import Actor
+from storage.audit import Origin, Surface, What
 from storage.database import Database, utc_now
 from storage.errands import BURST
 from storage.logins import Sent, Use
 from storage.models import CREDENTIALS, WORKSPACES
 from storage.passwords import Hasher
 from tests import raw
-from tests.stage import Stage
+from tests.stage import BY_TEST, Stage
 from tests.test_authd import BY, CHEAP, CountingHasher, Made, Running, authd, make, store
 
 __all__ = ["authd", "store"]
@@ -431,6 +432,30 @@ async def test_the_channel_is_told_once_of_each_time_above_a_limit_and_can_suspe
     play.clock.passes(minutes=61)
     await note_sent(play, 1, 1, over="messages_hour")
     assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 6
+
+
+async def test_the_warning_settles(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await raw.change_credentials(play.db, messages_hour=10)
+    await note_sent(play, 11, 11, over="messages_hour")
+    await play.rex.sees("has reached its limit of messages an hour (10)")
+    [credential] = await play.credentials()
+
+    async def says(what: str, buttons: list[str]) -> None:
+        text = play.rex.read(await play.rex.sees(what))
+        assert [one for one in ("[Suspend…]", "[Resume…]") if one in text] == buttons
+
+    rex = Origin(Actor(play.rex.id, play.slack.world.team.id, groups={play.oncall.id: 0}), Surface.COMMAND, "ref")
+    await says("If nobody knows why it sends so much, suspend it.", ["[Suspend…]"])
+    await play.db.change(lifecycle.suspend, rex, credential.id)
+    await says(
+        "has reached its limit of messages an hour (10).\nIt sent 11 messages to 11 recipients in the last hour.\n@rex suspended it (",
+        ["[Resume…]"],
+    )
+    await play.db.change(lifecycle.resume, BY_TEST, credential.id)
+    await says("If nobody knows why it sends so much, suspend it.", ["[Suspend…]"])
+    await play.db.change(credentials.delete, rex, credential.id)
+    await says("in the last hour.\n@rex deleted it (", [])
 
 
 async def test_ten_times_the_usual_in_an_hour_is_told(play: Stage) -> None:
