@@ -58,8 +58,9 @@ async def test_what_nobody_resumes_deletes_itself_once(play: Stage) -> None:
     await play.settled()
     [credential] = await play.credentials()
     assert (credential.state, credential.password_hash) == ("deleted", None)
-    notices = [one for one in play.mia.messages(play.mail) if "nobody resumed it in time" in play.mia.read(one)]
+    notices = [one for one in play.mia.messages(play.mail) if "Deleted, because " in play.mia.read(one)]
     assert len(notices) == 1
+    await play.mia.sees("It was deleted, because nobody resumed it in time (", play.mail)
 
 
 async def test_resuming_calls_the_deletion_off(play: Stage) -> None:
