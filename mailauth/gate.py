@@ -1,6 +1,5 @@
 """What an open session may do: go on, send as this sender, send so much. Each answer reads the credential's row after the question came."""
 
-import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -23,7 +22,6 @@ from storage.names import USERNAME
 from storage.typed import login_name
 
 MESSAGES = 20_000  # that are remembered, so that each counts once
-PATIENCE = 4.0  # seconds that a refusal waits for counts to be written down; Postfix waits for 5
 SHOWN = 100  # characters of what somebody else wrote
 LIMIT_TEXTS = {
     "messages_hour": "{} messages an hour",
@@ -82,7 +80,7 @@ class Gate:
             return self._say(name, request, None)
         refusal = self._judge(await self._look_up(name), request)
         if refusal is not None and refusal.limit is not None:
-            async with asyncio.timeout(PATIENCE), self._ledger.between_writes():
+            async with self._ledger.between_writes():
                 known = await self._look_up(name)
                 refusal = self._judge(known, request, exactly=True)
                 if known is not None and refusal is not None and refusal.limit is not None:

@@ -173,22 +173,34 @@ async def _body(request: Request) -> bytes | None:
 
 
 class _Timely(H11Protocol):
-    """Hangs up on who connects and asks nothing, or half of something."""
+    """Hangs up on who connects and asks nothing, or half of something; when all places are taken, on the first of these."""
 
-    def __init__(self, patience: float, **settings: Any) -> None:
+    def __init__(self, patience: float, places: "dict[_Timely, None]", **settings: Any) -> None:
         super().__init__(**settings)
         self._patience = patience
+        self._places = places
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self._places) >= CONNECTIONS:
+            oldest = next((one for one in self._places if one.idle), self)
+            self._places.pop(oldest, None)
+            oldest.transport.abort()
+        self._places[self] = None
         self._look = self.loop.call_later(self._patience, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._places.pop(self, None)
         self._look.cancel()
         super().connection_lost(exc)
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _late(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.idle:
             self.transport.abort()
         else:
             self._look = self.loop.call_later(self._patience, self._late)
@@ -200,14 +212,13 @@ class HttpServer(uvicorn.Server):
     def __init__(self, door: Door) -> None:
         config = uvicorn.Config(
             door.app,
-            http=partial(_Timely, door.patience),  # type: ignore[arg-type]
+            http=partial(_Timely, door.patience, {}),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=CONNECTIONS,
             h11_max_incomplete_event_size=16384,
             timeout_graceful_shutdown=5,
         )

@@ -1,9 +1,9 @@
 """Asks the store for credentials, many at once."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 
-from storage import logins
-from storage.database import Database, Trouble, Unavailable
+from storage.database import Database, Transaction, Trouble, Unavailable
 from storage.logins import Known
 
 TIMEOUT = 5.0  # seconds
@@ -11,10 +11,15 @@ BATCH = 500  # usernames of one look-up
 
 
 class LookUps:
-    """Asks for several usernames at once: those that came while the query before was under way."""
+    """Asks for several usernames at once: those that came while the query before was under way.
 
-    def __init__(self, db: Database) -> None:
+    Args:
+        query: `logins.look_up` or `logins.look_up_sending`.
+    """
+
+    def __init__(self, db: Database, query: Callable[[Transaction, Iterable[str]], dict[str, Known]]) -> None:
         self._db = db
+        self._query = query
         self._asked: dict[str, list[asyncio.Future[Known | None]]] = {}
         self._working: asyncio.Task[None] | None = None
 
@@ -50,9 +55,9 @@ class LookUps:
 
     async def _read(self, usernames: list[str]) -> dict[str, Known]:
         try:
-            return await self._db.read(logins.look_up, usernames)
+            return await self._db.read(self._query, usernames)
         except Unavailable as error:
             if error.trouble is not Trouble.REPLACED:
                 raise
             await self._db.follow()
-            return await self._db.read(logins.look_up, usernames)
+            return await self._db.read(self._query, usernames)

@@ -12,6 +12,8 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 
+from storage.typed import login_name, our_username
+
 MAX_LINE = 8192  # bytes, without the line feed; what the protocol "expects to fit"
 MAX_SKIPPED = 65536  # bytes of an overlong line that are skipped before the connection is given up
 MAX_OPEN = 64  # requests of one connection that are being answered; the next wait unread
@@ -43,6 +45,16 @@ class Login:
     """The mail server says that the password came over TLS (or never left the machine)."""
     cancelled: bool = False
     """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A log-in that failed because what the client sent cannot be a username with a password."""
+
+    username: str | None
+    """One of ours, if it can be read: people type passwords into that field."""
+    service: str
+    remote: str | None
 
 
 @dataclass(slots=True)
@@ -80,6 +92,7 @@ class Conversation:
         self._begun: dict[int, _Begun] = {}
         self._open: dict[int, Login] = {}
         self._aside: dict[int, Login] = {}
+        self._unread: list[Unread] = []
         self._out = bytearray(
             b"VERSION\t%d\t%d\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t%d\nCUID\t%d\nCOOKIE\t%b\nDONE\n"
             % (MAJOR, MINOR, pid, connection_id, cookie.encode("ascii"))
@@ -104,6 +117,11 @@ class Conversation:
         out = bytes(self._out)
         self._out.clear()
         return out
+
+    def unread(self) -> list[Unread]:
+        """What failed unread since the last time, to be reported."""
+        unread, self._unread = self._unread, []
+        return unread
 
     def receive(self, data: bytes | memoryview, now: float) -> list[Login]:
         """Reads what the client sent; call it with nothing once a `full` conversation was answered.
@@ -158,9 +176,10 @@ class Conversation:
             user = b"\tuser=" + username.encode("ascii") if username else b""
             self._out += b"FAIL\t%d%b\n" % (login.id, user)
 
-    def refuse_plaintext(self, login: Login) -> None:
+    def refuse_plaintext(self, login: Login, username: str | None) -> None:
+        """`username`: as in `refuse`."""
         if self._answered(login):
-            self._out += b"FAIL\t%d\treason=TLS is required\n" % login.id
+            self._fail(login.id, b"TLS is required", username)
 
     def fail_temporarily(self, login: Login) -> None:
         """Neither yes nor no can be said now.
@@ -290,7 +309,7 @@ class Conversation:
         try:
             data = binascii.a2b_base64(response, strict_mode=True)
         except binascii.Error:
-            self._fail(request_id, b"Invalid base64 data")
+            self._fail_unread(request_id, begun, begun.username, b"Invalid base64 data")
             return None
         if begun.mechanism == b"LOGIN" and begun.username is None:
             begun.username = data
@@ -298,7 +317,8 @@ class Conversation:
             return None
         pair = _plain(data) if begun.mechanism == b"PLAIN" else _pair(begun.username or b"", data)
         if pair is None:
-            self._fail(request_id, b"Invalid response")
+            named = begun.username if begun.mechanism == b"LOGIN" else b"".join(data.split(b"\0")[1:2])
+            self._fail_unread(request_id, begun, named, b"Invalid response")
             return None
         login = Login(request_id, *pair, begun.service, begun.remote, begun.local, begun.secured)
         self._open[request_id] = login
@@ -318,8 +338,14 @@ class Conversation:
         self._begun[request_id] = begun
         self._out += b"CONT\t%d\t%b\n" % (request_id, challenge)
 
-    def _fail(self, request_id: int, reason: bytes) -> None:
-        self._out += b"FAIL\t%d\treason=%b\n" % (request_id, reason)
+    def _fail(self, request_id: int, reason: bytes, username: str | None = None) -> None:
+        user = b"\tuser=" + username.encode("ascii") if username else b""
+        self._out += b"FAIL\t%d%b\treason=%b\n" % (request_id, user, reason)
+
+    def _fail_unread(self, request_id: int, begun: _Begun, named: bytes | None, reason: bytes) -> None:
+        username = our_username((named or b"")[:MAX_FIELD].decode(errors="replace"))
+        self._unread.append(Unread(username, begun.service, begun.remote))
+        self._fail(request_id, reason, username)
 
     def _skip(self) -> None:
         """The line in the buffer is overlong already: its request fails when the line ends."""
@@ -363,9 +389,11 @@ def _address(text: bytes) -> str | None:
 def _plain(data: bytes) -> tuple[str, str] | None:
     """RFC 4616: authorization identity, NUL, username, NUL, password. Nobody may act for somebody else."""
     parts = data.split(b"\0")
-    if len(parts) != 3 or parts[0] not in (b"", parts[1]):
+    if len(parts) != 3:
         return None
-    return _pair(parts[1], parts[2])
+    pair = _pair(parts[1], parts[2])
+    acts_for = parts[0].decode(errors="replace")
+    return pair if pair and (not acts_for or login_name(acts_for) == login_name(pair[0])) else None
 
 
 def _pair(username: bytes, password: bytes) -> tuple[str, str] | None:

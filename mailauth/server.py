@@ -21,9 +21,11 @@ from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation, Login
 from mailauth.sockets import LOOPBACK, Networks, within
 from mailauth.verifier import Answer, Verifier
+from storage.typed import our_username
 
 CONNECTIONS = 4000  # of one process; fewer where it may not open as many files
-RESERVED = 100  # descriptors for everything else
+PATIENCE = 4.0  # seconds; Postfix waits for 5 (smtpd_policy_service_timeout)
+RESERVED = 400  # descriptors for everything else, health and log-ins by HTTP among it
 HANDSHAKE_TIMEOUT = 30.0  # seconds
 DRAIN_TIMEOUT = 10.0  # seconds that a shutdown waits for answers under way
 ACCEPTING = 3  # turns of the event loop in which asyncio makes a connection of what it has accepted: task, transport, protocol
@@ -210,7 +212,10 @@ class AuthConnection(Connection):
             self.transport.abort()
 
     def read(self, data: bytes) -> None:
-        for login in self.conversation.receive(data, time.monotonic()):
+        logins = self.conversation.receive(data, time.monotonic())
+        for unread in self.conversation.unread():
+            self.server.verifier.report(Answer.NO, "unreadable", unread.username, unread.remote, unread.service)
+        for login in logins:
             task = self._answering[login] = self.start(self._answer(login))
             task.add_done_callback(lambda _, login=login: self._answering.pop(login, None))  # type: ignore[misc]
         if self.conversation.answering < len(self._answering):
@@ -223,7 +228,9 @@ class AuthConnection(Connection):
     async def _answer(self, login: Login) -> None:
         conversation = self.conversation
         if self.server.config.require_tls and not login.secured:
-            conversation.refuse_plaintext(login)
+            username = our_username(login.username)
+            self.server.verifier.report(Answer.NO, "no TLS", username, login.remote, login.service)
+            conversation.refuse_plaintext(login, username)
         else:
             result = await self.server.verifier.check(login.username, login.password, login.remote, login.service)
             if result.wait and conversation.set_aside(login):
@@ -295,7 +302,8 @@ class PolicyConnection(Connection):
         if not request.username:
             return policy.DUNNO
         try:
-            return await self.server.verifier.gate.decide(request)
+            async with asyncio.timeout(self.server.patience):
+                return await self.server.verifier.gate.decide(request)
         except Exception as error:
             self.server.complain("cannot answer a policy request", error=type(error).__name__)
             return policy.LATER if self.server.config.when_away is WhenAway.DEFER else policy.DUNNO
@@ -308,6 +316,7 @@ class Server:
         limit: connections at once. One more makes the one that was idle for longest make room.
         alive: see `Verifier.keep_flushing`.
         handshake: seconds that a mail server has to say which protocol it speaks.
+        patience: seconds that a question about an open session may take; whoever asked must still be there to hear `when_away`.
     """
 
     def __init__(
@@ -317,10 +326,12 @@ class Server:
         limit: int = CONNECTIONS,
         alive: Callable[[], None] = lambda: None,
         handshake: float = HANDSHAKE_TIMEOUT,
+        patience: float = PATIENCE,
     ) -> None:
         self.config = config
         self.verifier = verifier
         self.handshake = handshake
+        self.patience = patience
         self.numbers = itertools.count(1)
         self.stopping = False
         self.connections: dict[Connection, None] = {}

@@ -28,10 +28,9 @@ from storage.database import Database
 from storage.journal import Journal
 from storage.logins import Known, Stored
 from storage.models import State
-from storage.names import USERNAME
 from storage.passwords import Hasher, Parsed
 from storage.past import Past
-from storage.typed import login_name, login_password
+from storage.typed import login_password, our_username
 
 REMEMBERED = 50_000  # verified passwords; about 150 bytes each
 PATIENCE = 60.0  # seconds that a log-in waits for its Argon2 computation; Postfix hangs up after 10, and then nothing is computed
@@ -107,7 +106,8 @@ class Verifier:
         self._db = db
         self._hasher = hasher
         self._now = monotonic
-        self._look_up = LookUps(db)
+        self._look_up = LookUps(db, logins.look_up)
+        self._look_up_sending = LookUps(db, logins.look_up_sending)
         self._key = secrets.token_bytes(32)
         self._right: Bounded[bytes, None] = Bounded(remembered)
         self._line: Line[asyncio.Future[bool]] = Line(at_once, PATIENCE)
@@ -120,7 +120,7 @@ class Verifier:
         self._reported = 0.0
         self._ledger = Ledger(db)
         self._sessions = sessions or Sessions()
-        self.gate = Gate(self._known, self._ledger, self._sessions, self._reporter, monotonic)
+        self.gate = Gate(self._known_sending, self._ledger, self._sessions, self._reporter, monotonic)
         self.ends_sessions = False
         """Mail servers can ask the gate."""
         self._release = release
@@ -141,24 +141,30 @@ class Verifier:
             service: the protocol, such as `smtp`.
         """
         started = self._now()
-        name = login_name(username)
-        ours = name if USERNAME.fullmatch(name) else None
+        name = our_username(username)
         of = prefix(remote)
         workspace = wrong = None
         try:
-            answer, why, known = await self._decide(ours, login_password(password), remote, of, service)
+            answer, why, known = await self._decide(name, login_password(password), remote, of, service)
             workspace = known.workspace if known and answer is Answer.YES else None
         except Exception as error:
             answer, why, wrong = Answer.LATER, "database", type(error).__name__
-        answers.labels(answer, why.replace("'", "").replace(" ", "_")).inc()
         took.observe(self._now() - started)
-        wait = 0.0
-        if answer is not Answer.YES and self._reporter.wanted(of, self._now()):
-            facts = {"username": ours, "why": why, "address": remote, "service": service} | ({"error": wrong} if wrong else {})
+        self.report(answer, why, name, remote, service, wrong)
+        wait = self._hold_back(of) if answer is Answer.NO else 0.0
+        return Result(answer, why, name, workspace, wait)
+
+    def report(self, answer: Answer, why: str, username: str | None, remote: str | None, service: str, error: str | None = None) -> None:
+        """Counts the answer, and says in a line of the log what was not granted, so many for each address prefix.
+
+        Args:
+            username: one of ours, or None.
+            error: what was in the way.
+        """
+        answers.labels(answer, why.replace("'", "").replace(" ", "_")).inc()
+        if answer is not Answer.YES and self._reporter.wanted(prefix(remote), self._now()):
+            facts = {"username": username, "why": why, "address": remote, "service": service} | ({"error": error} if error else {})
             log.info("log-in refused" if answer is Answer.NO else "log-in not answered", **facts)
-        if answer is Answer.NO:
-            wait = self._hold_back(of)
-        return Result(answer, why, ours, workspace, wait)
 
     def _hold_back(self, of: str) -> float:
         """Seconds that a refusal waits, so that a flood of them leaves room for those who may log in."""
@@ -204,7 +210,13 @@ class Verifier:
 
     async def _known(self, name: str) -> Known | None:
         """The credential as the store has it now, without what the journal says must not work."""
-        known = await self._look_up(name)
+        return await self._not_ended(await self._look_up(name))
+
+    async def _known_sending(self, name: str) -> Known | None:
+        """With what it has sent, if it has limits."""
+        return await self._not_ended(await self._look_up_sending(name))
+
+    async def _not_ended(self, known: Known | None) -> Known | None:
         return await self.past.without_ended(known) if known and self.past else known
 
     async def _right_password(

@@ -68,7 +68,7 @@ class Known:
     now: datetime
     """When it was so, by the clock of the database if it has one."""
     sums: Mapping[str, int] = field(default_factory=dict)
-    """What was written down of each of `LIMITS`; nothing when it has no limits."""
+    """What was written down of each of `LIMITS`; of `look_up_sending`, where it has limits."""
 
     @property
     def limited(self) -> bool:
@@ -153,12 +153,21 @@ _QUERY = {
 
 
 def look_up(tx: Transaction, usernames: Iterable[str]) -> dict[str, Known]:
-    """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out."""
+    """The credentials of these usernames as they are in the store now, in one query; unknown ones are left out.
+
+    Without `sums`: a log-in must not take longer where the credential has limits.
+    """
     found = {}
     for row in tx.connection.execute(_QUERY[tx.sqlite], {"usernames": list(usernames)}):
         columns: list[Any] = list(row)
         columns[-1] = columns[-1] or tx.now
         found[row.username] = Known(*columns)
+    return found
+
+
+def look_up_sending(tx: Transaction, usernames: Iterable[str]) -> dict[str, Known]:
+    """As `look_up`, with what those that have limits have sent."""
+    found = look_up(tx, usernames)
     limited = {one.id: one for one in found.values() if one.limited}
     if limited:
         for credential_id, sums in sent(tx, list(limited), max(one.now for one in limited.values())).items():

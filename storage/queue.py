@@ -84,7 +84,7 @@ def beat(tx: Transaction, host: str) -> None:
 
 
 def waiting_for(tx: Transaction, host: str) -> list[QueueOrder]:
-    """The orders that this host has not answered, and those to hold that it repeats; the oldest first, at most `ORDERS_AT_ONCE`.
+    """The orders that this host has not answered, the oldest first, and then those to hold that it repeats; at most `ORDERS_AT_ONCE`.
 
     Nothing is held again after a later order about the same username, such as to release it.
     """
@@ -94,7 +94,8 @@ def waiting_for(tx: Transaction, host: str) -> list[QueueOrder]:
     repeats = and_(orders.action == Act.HOLD.value, answers.at > tx.now - REPEATED, ~overtaken)
     query = select(QUEUE_ORDERS).outerjoin(QUEUE_ANSWERS, and_(answers.order_id == orders.id, answers.host == host))
     query = query.where(orders.ordered_at > tx.now - KEPT, or_(answers.order_id.is_(None), repeats))
-    return [as_row(QueueOrder, row) for row in tx.connection.execute(query.order_by(orders.id).limit(ORDERS_AT_ONCE))]
+    query = query.order_by(answers.order_id.is_not(None), orders.id).limit(ORDERS_AT_ONCE)
+    return [as_row(QueueOrder, row) for row in tx.connection.execute(query)]
 
 
 def is_late(one: QueueOrder, now: datetime) -> bool:

@@ -120,6 +120,12 @@ def login_name(text: str) -> str:
     return text.partition("@")[0].rpartition("\\")[2].strip().lower()
 
 
+def our_username(text: str) -> str | None:
+    """`login_name`, if it has the form of our usernames."""
+    name = login_name(text)
+    return name if names.USERNAME.fullmatch(name) else None
+
+
 def login_password(text: str) -> str:
     """The password that a mail client means: without blanks, tabs and line ends around; ours hold none."""
     return text.strip()

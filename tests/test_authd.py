@@ -22,7 +22,7 @@ from mailauth.http import check_token
 from mailauth.ledger import MOST, Ledger
 from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation
-from mailauth.server import CONNECTIONS, HANDSHAKE_TIMEOUT, AuthdConfig, Server
+from mailauth.server import CONNECTIONS, HANDSHAKE_TIMEOUT, PATIENCE, AuthdConfig, Server
 from mailauth.sockets import ListenError, host_and_port, listen, networks
 from mailauth.verifier import REFUSALS, REMEMBERED, Verifier
 from storage import credentials, lifecycle, logins, passwords, workspaces
@@ -128,11 +128,17 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    db: Database, folder: Path, limit: int = CONNECTIONS, handshake: float = 3600, remembered: int = REMEMBERED, **config: object
+    db: Database,
+    folder: Path,
+    limit: int = CONNECTIONS,
+    handshake: float = 3600,
+    patience: float = 3600,
+    remembered: int = REMEMBERED,
+    **config: object,
 ) -> AsyncIterator[Running]:
     hasher = CountingHasher()
     settings = AuthdConfig(database_url="", **config)  # type: ignore[arg-type]
-    server = Server(settings, Verifier(db, hasher, remembered=remembered), limit, handshake=handshake)
+    server = Server(settings, Verifier(db, hasher, remembered=remembered), limit, handshake=handshake, patience=patience)
     await server.start([listen(f"unix:{folder / 'auth'}", "AUTHD_LISTEN")], [listen(f"unix:{folder / 'policy'}", "POLICY_LISTEN")])
     made = Running(server, folder, hasher)
     try:
@@ -425,11 +431,11 @@ async def test_over_tcp_a_replaced_process_goes_on_until_its_clients_leave(store
 
 def test_the_limit_of_connections_is_within_the_descriptors() -> None:
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 500)); from mailauth.server import connection_limit; "
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 1200)); from mailauth.server import connection_limit; "
         "print(connection_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150)
-    assert said.stdout == "200 (500, 500)\n"
+    assert said.stdout == "400 (1200, 1200)\n"
 
 
 async def test_an_ended_connection_loses_nothing_that_was_sent(store: Database, tmp_path: Path) -> None:
@@ -452,7 +458,7 @@ async def test_clear_text_is_refused_unless_it_is_allowed(store: Database, tmp_p
     async with running(store, tmp_path) as authd:
         client = await authd.connect()
         client.ask(made.username, made.password, "rip=192.0.2.7")
-        assert await client.line() == "FAIL\t1\treason=TLS is required"
+        assert await client.line() == f"FAIL\t1\tuser={made.username}\treason=TLS is required"
     async with running(store, tmp_path, require_tls=False) as authd:
         client = await authd.connect()
         client.ask(made.username, made.password, "rip=192.0.2.7")
@@ -644,6 +650,58 @@ def test_an_overlong_line_fails_alone_until_64_kib_of_it_were_skipped() -> None:
         conversation.receive(b"x" * 1024, 0.0)
         sent += 1024
     assert (sent >= 65_536, conversation.closed) == (True, "line too long")
+
+
+async def test_what_cannot_be_read_is_counted_and_said_like_every_refusal(store: Database, authd: Running) -> None:
+    made = await make(store)
+    name, password = made.username.encode(), made.password.encode()
+    client = await authd.connect()
+    sent = {
+        b"\0%b\0" % name: made.username,
+        b"\0%b\0\xff\xff" % name: made.username,
+        b"\0%b\0%b" % (name, b"x" * 256): made.username,
+        b"somebody\0%b\0%b" % (name, password): made.username,
+        b"\0secret\0": None,
+        b"\0\0" + password: None,
+        b"": None,
+    }
+    with structlog.testing.capture_logs() as lines:
+        for number, (response, user) in enumerate(sent.items(), 1):
+            client.writer.write(b"AUTH\t%d\tPLAIN\tservice=smtp\trip=192.0.2.1\tresp=%b\n" % (number, b64encode(response) or b"="))
+            named = f"\tuser={user}" if user else ""
+            reason = "Invalid response" if response else "Invalid base64 data"
+            assert await client.line() == f"FAIL\t{number}{named}\treason={reason}"
+    refused = [(one["username"], one["why"], one["address"]) for one in lines if one["event"] == "log-in refused"]
+    assert refused == [(user, "unreadable", "192.0.2.1") for user in sent.values()][: len(refused)]
+    assert len(refused) == 5, "so many lines at once"
+    for acts_for in (b"", name, name.upper() + b"@host"):
+        response = b64encode(acts_for + b"\0%b\0%b" % (name, password))
+        client.writer.write(b"AUTH\t99\tPLAIN\tservice=smtp\tsecured\tresp=%b\n" % response)
+        assert await client.line() == f"OK\t99\tuser={made.username}"
+
+
+async def test_a_wrong_password_asks_the_store_once_also_where_there_are_limits(store: Database) -> None:
+    made = await make(store)
+    await raw.change_credentials(store, messages_hour=10)
+    [known] = (await store.read(logins.look_up, [made.username])).values()
+    assert (known.limited, known.sums) == (True, {})
+    [known] = (await store.read(logins.look_up_sending, [made.username])).values()
+    assert known.sums == dict.fromkeys(logins.LIMITS, 0)
+
+
+@pytest.mark.parametrize("when_away", WhenAway)
+async def test_a_store_that_hangs_is_away_before_the_mail_server_gives_up(store: Database, tmp_path: Path, when_away: WhenAway) -> None:
+    assert PATIENCE == 4.0
+    made = await make(store)
+    hangs = threading.Event()
+    async with running(store, tmp_path, patience=0.1, when_away=when_away) as authd:
+        held = [asyncio.create_task(store.read(lambda _tx: hangs.wait(120))) for _ in range(20)]
+        try:
+            [answer] = await authd.policy({"request": "smtpd_access_policy", "protocol_state": "MAIL", "sasl_username": made.username})
+        finally:
+            hangs.set()
+        await asyncio.gather(*held, return_exceptions=True)
+    assert answer == ("action=DUNNO" if when_away is WhenAway.DUNNO else "action=451 4.3.0 Cannot check the SMTP credential right now")
 
 
 def test_a_policy_request_has_lines_of_8_kib_and_64_kib_in_all_and_64_wait() -> None:

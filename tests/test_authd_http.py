@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from mailauth.http import REQUEST_TIMEOUT, Door, HttpServer
+from mailauth.http import CONNECTIONS, REQUEST_TIMEOUT, Door, HttpServer
 from mailauth.server import AuthdConfig
 from mailauth.sockets import listen
 from mailauth.verifier import Verifier
@@ -160,3 +160,19 @@ async def test_who_sends_half_a_body_is_told_and_hung_up_on(store: Database) -> 
         with contextlib.suppress(ConnectionResetError):
             await asyncio.wait_for(reader.read(), 120)
         writer.close()
+
+
+async def test_half_requests_take_no_places_from_whole_ones_nor_more_than_there_are(store: Database) -> None:
+    async with serving(store, patience=3600) as asker:
+        held = []
+        for _ in range(CONNECTIONS + 10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", asker.port)
+            writer.write(b"POST /verify HTTP/1.1\r\n")
+            held.append((reader, writer))
+        assert (await asker.get("/auth", Auth_User="x", Auth_Pass="y", Auth_SSL="on"))[0] == 200
+        for reader, _ in held[:11]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 120) == b""
+        assert not any(reader.at_eof() for reader, _ in held[11:])
+        for _, writer in held:
+            writer.close()

@@ -372,7 +372,8 @@ async def test_authd_and_haraka(play: Stage, folder: Path) -> None:
         with mail_servers.haraka(folder, folder / "auth", folder / "policy") as port:
             for mechanism in ("PLAIN", "LOGIN"):
                 assert await asyncio.to_thread(log_in, port, username.upper(), password, mechanism, True) == 235
-            assert await asyncio.to_thread(log_in, port, username, generate(username[-8:])) == 535
+            stranger = await asyncio.to_thread(Session, port)
+            assert await asyncio.to_thread(stranger.log_in, username, generate(username[-8:])) == 535
             idle, mail, rcpt, data = sessions = await asyncio.gather(*(asyncio.to_thread(Session, port) for _ in range(4)))
             for session in sessions:
                 assert await asyncio.to_thread(session.log_in, username, password) == 235
@@ -386,6 +387,7 @@ async def test_authd_and_haraka(play: Stage, folder: Path) -> None:
             assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 451
             await raw.sql(play.db, "ALTER TABLE away RENAME TO credentials")
             await delete(play)
+            assert (await asyncio.to_thread(stranger.smtp.mail, "app@example.com"))[0] == 250, "it is nobody's session"
             assert await asyncio.to_thread(log_in, port, username, password) == 535
             assert (await asyncio.to_thread(idle.smtp.mail, "app@example.com"))[0] == 421
             assert (await asyncio.to_thread(mail.smtp.rcpt, "you@example.net"))[0] == 421

@@ -26,8 +26,9 @@ exports.check_plain_passwd = (connection, user, password, done) => {
   const request = `AUTH\t1\tPLAIN\tservice=smtp\tsecured\trip=${connection.remote.ip}\tresp=${response}\n`
   ask(AUTH, `VERSION\t1\t2\nCPID\t${process.pid}\n${request}`, /^(OK|FAIL)\t1\b(.*)\n/m, (answer) => {
     if (!answer || /\ttemp\b/.test(answer[2])) return done(false, { code: 454, message: '4.7.0 Temporary authentication failure' })
-    connection.notes.smtp_bot = /\tuser=(\S+)/.exec(answer[2])?.[1]
-    done(answer[1] === 'OK')
+    const granted = answer[1] === 'OK'
+    if (granted) connection.notes.smtp_bot = /\tuser=(\S+)/.exec(answer[2])?.[1]
+    done(granted)
   })
 }
 
