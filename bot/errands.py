@@ -466,7 +466,7 @@ async def remind(services: Services, errand: Errand) -> Result:
 async def sends_much(services: Services, errand: Errand) -> Result:
     sending = await services.db.read(_sending, errand.credential_id or "")
     credential, why = sending[0], errand.ids[0] if errand.ids else errands.BURST
-    if credential.state != State.ACTIVE or (why == errands.BURST and not services.settings.bot_burst_warning):
+    if credential.state != State.ACTIVE or (why in notices.UNUSUAL and not services.settings.bot_burst_warning):
         return Done("nothing to tell")
     channel = errand.channel_id or ""
     match await services.slack.post_message(channel, notices.message(notices.sends_much(*sending, why, channel))):

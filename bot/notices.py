@@ -15,7 +15,7 @@ from bot.new_password import what_to_do
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
 from storage.audit import Surface, What
 from storage.credentials import Suspension
-from storage.errands import BURST
+from storage.errands import AWAKE, BURST
 from storage.lifecycle import has_expired
 from storage.mail_servers import Traffic
 from storage.models import AuditEvent, Credential, State, Workspace
@@ -26,6 +26,10 @@ LIMITS = {
     "messages_day": "its limit of messages a day",
     "recipients_hour": "its limit of recipients an hour",
     "recipients_day": "its limit of recipients a day",
+}
+UNUSUAL = {
+    BURST: " sends ten times as much as usual.",
+    AWAKE: " sends much, and sent nothing in the day before.",
 }
 UNFINISHED = (
     (What.CREATE, {What.ACTIVATE}, "No password was made. I'll delete the credential in a few minutes; create it again then."),
@@ -215,11 +219,11 @@ def sends_much(
 
     Args:
         last: see `credentials.last_act`.
-        why: the limit that was reached, or `BURST`.
+        why: the limit that was reached, or `BURST` or `AWAKE`.
     """
     about: list[Piece] = ["The SMTP credential ", bold(credential.name), " (", code(credential.username), ") in ", bold(workspace.name)]
-    if why == BURST:
-        rows = [line(*about, " sends ten times as much as usual.")]
+    if why in UNUSUAL:
+        rows = [line(*about, UNUSUAL[why])]
         then = "If nobody knows why, its password may have leaked: suspend it and find out."
     else:
         rows = [line(*about, " has reached ", LIMITS.get(why, "a limit"), f" ({getattr(credential, why, None) or 'changed since'}).")]

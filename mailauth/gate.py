@@ -108,8 +108,11 @@ class Gate:
         if request.state == END and request.instance and message in self._counted:
             return None
         if known.limited and (limit := self._above(known, request, exactly)) is not None:
-            most = LIMIT_TEXTS[limit].format(_limit(getattr(known, limit)))
-            return _Refusal("450 4.7.1", f"This SMTP credential may send {most}. Try again later", "limit", limit)
+            stored = _limit(getattr(known, limit))
+            most = f"This SMTP credential may send {LIMIT_TEXTS[limit].format(stored)}"
+            if limit.startswith("recipients") and 0 < stored < request.recipients:
+                return _Refusal("554 5.5.3", f"{most}, and this message alone has {request.recipients}", "limit", limit)
+            return _Refusal("450 4.7.1", f"{most}. Try again later", "limit", limit)
         if request.state == END:
             self._counted.keep(message, None)
             self._ledger.sent(known, request)

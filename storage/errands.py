@@ -33,7 +33,9 @@ MODAL_AFTER = timedelta(seconds=25)
 """Longer than the process that shows a password takes to say so in the modal."""
 ALARMS_AN_HOUR = 5  # messages about one credential that each raise an alarm of their own
 BURST = "burst"
-"""Why a warning of what a credential sends is owed, when no limit of its own is."""
+"""Why a warning of what a credential sends is owed, when no limit of its own is: ten times as much as usual."""
+AWAKE = "awake"
+"""The same: much, and nothing in the day before."""
 
 
 class Kind(StrEnum):
@@ -165,7 +167,7 @@ def hooked() -> "Mapping[What, str]":
 
 
 def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why: str) -> None:
-    """Owes the workspace's channels a warning. `why`: the limit that was reached, such as `messages_hour`, or `BURST`."""
+    """Owes the workspace's channels a warning. `why`: the limit that was reached, such as `messages_hour`, `BURST` or `AWAKE`."""
     _notify(tx, workspace_id, {"credential_id": credential_id, "workspace_id": workspace_id, "ids": (why,)}, Kind.LIMIT)
 
 

@@ -265,7 +265,7 @@ def _record_uses(tx: Transaction, uses: Sequence[tuple[str, Use]]) -> None:
 def _warn(tx: Transaction, sent: Mapping[str, Sent]) -> None:
     """Owes the channels one message for each time that a credential begins to send more than it may, or ten times the usual."""
     over = {key: one.over for key, one in sent.items() if one.over}
-    reasons = dict.fromkeys(_bursts(tx, [key for key, one in sent.items() if one.messages], sent), errands.BURST) | over
+    reasons = _bursts(tx, [key for key, one in sent.items() if one.messages], sent) | over
     for key, why in sorted(reasons.items()):
         at = sent[key].at
         columns = CREDENTIALS.c
@@ -278,25 +278,32 @@ def _warn(tx: Transaction, sent: Mapping[str, Sent]) -> None:
             tx.connection.execute(told.where(columns.warned_at < at))
 
 
-def _bursts(tx: Transaction, credential_ids: Sequence[str], sent: Mapping[str, Sent]) -> list[str]:
-    """Those that sent to ten times as many recipients in this hour as in the busiest hour of the day before."""
+def _bursts(tx: Transaction, credential_ids: Sequence[str], sent: Mapping[str, Sent]) -> dict[str, str]:
+    """Those that sent to ten times as many recipients in this hour as in the busiest hour of the day before, each with `BURST` or `AWAKE`.
+
+    On its first day a credential has no usual.
+    """
     if not credential_ids:
-        return []
+        return {}
     slot = slot_of(max(sent[key].at for key in credential_ids))
     columns = (USAGE.c.credential_id, func.sum(USAGE.c.recipients))
     lately = select(*columns).where(USAGE.c.credential_id.in_(credential_ids), USAGE.c.slot > slot - HOUR, USAGE.c.slot <= slot)
     many = lately.group_by(USAGE.c.credential_id).having(func.sum(USAGE.c.recipients) >= BURST_LEAST)
     now = {key: int(count) for key, count in tx.connection.execute(many)}
     if not now:
-        return []
+        return {}
+    at = max(sent[key].at for key in now)
+    old = select(CREDENTIALS.c.id).where(CREDENTIALS.c.id.in_(list(now)), CREDENTIALS.c.created_at <= at - timedelta(days=1))
     hours: dict[str, dict[int, int]] = {key: {} for key in now}
     before = select(USAGE.c.credential_id, USAGE.c.slot, USAGE.c.recipients).where(
         USAGE.c.credential_id.in_(list(now)), USAGE.c.slot > slot - HOUR - DAY, USAGE.c.slot <= slot - HOUR
     )
-    for key, at, count in tx.connection.execute(before):
-        hour = (slot - at) // HOUR
+    for key, then, count in tx.connection.execute(before):
+        hour = (slot - then) // HOUR
         hours[key][hour] = hours[key].get(hour, 0) + count
-    return [key for key, count in now.items() if count >= BURST * max(hours[key].values(), default=0)]
+    usual = {key: max(some.values(), default=0) for key, some in hours.items()}
+    bursts = {key: errands.BURST for key, count in now.items() if usual[key] and count >= BURST * usual[key]}
+    return bursts | {key: errands.AWAKE for key in tx.connection.scalars(old) if not usual[key]}
 
 
 def _note_first_uses(tx: Transaction, uses: Mapping[str, Use]) -> None:

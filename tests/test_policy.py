@@ -208,10 +208,18 @@ async def test_a_message_with_too_many_recipients_is_put_off_at_data(store: Data
     made = await make(store)
     await raw.change_credentials(store, recipients_hour=5)
     counts = [asks(made, "DATA", recipient_count=count) for count in (5, 6)]
-    assert [one[:5] for one in await answers(authd, *counts)] == ["DUNNO", "450 4"]
+    assert [one[:5] for one in await answers(authd, *counts)] == ["DUNNO", "554 5"]
     assert [one[:5] for one in await answers(authd, message(made, "a", 6), message(made, "b", 3), message(made, "c", 3))] == [
-        "450 4", "DUNNO", "450 4",
+        "554 5", "DUNNO", "450 4",
     ]  # fmt: skip
+
+
+async def test_a_message_that_no_later_try_could_send_is_refused_for_good(store: Database, authd: Running) -> None:
+    made = await make(store)
+    await raw.change_credentials(store, recipients_day=50)
+    [data] = await answers(authd, asks(made, "DATA", recipient_count=60))
+    assert data == "554 5.5.3 This SMTP credential may send to 50 recipients a day, and this message alone has 60"
+    assert await answers(authd, asks(made, "DATA", recipient_count=50)) == ["DUNNO"]
 
 
 async def test_of_many_at_once_no_more_than_the_limit_pass(store: Database, authd: Running) -> None:
@@ -474,6 +482,18 @@ async def test_ten_times_the_usual_in_an_hour_is_told(play: Stage) -> None:
     await raw.sql(play.db, update(CREDENTIALS).values(last_used_at=play.clock()))
     await play.rita.types(play.mail, "/smtp whois " + (await play.credentials())[0].username)
     await play.rita.sees("It sent 251 messages to 300 recipients in the last hour")
+
+
+async def test_what_has_no_usual_is_not_said_to_send_more_than_that(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await note_sent(play, 1, 500)
+    assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 0, "its first day"
+    play.clock.passes(hours=50)
+    await note_sent(play, 1, 99)
+    assert await raw.one(play.db, "SELECT count(*) FROM errands WHERE kind = 'limit'") == 0
+    await note_sent(play, 1, 1)
+    told = play.rita.read(await play.rita.sees("sends much, and sent nothing in the day before."))
+    assert "It sent 2 messages to 100 recipients in the last hour" in told
 
 
 SILENT = mail_servers.Silent("mx1:3102", datetime(2026, 11, 26, 22, 43, 10, tzinfo=UTC))
