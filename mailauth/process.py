@@ -73,9 +73,7 @@ def _open(config: AuthdConfig) -> Sockets:
         addresses = [f"{rest}:{int(port) + number}" for number in range(many)] if many > 1 else [config.http]
         sockets[HTTP] = [listen(address, "AUTHD_HTTP", config.group) for address in addresses]
     if HTTP in sockets and len(sockets[HTTP]) < config.workers:
-        log.warning(
-            "some workers have no AUTHD_HTTP, so their metrics cannot be read", addresses=len(sockets[HTTP]), workers=config.workers
-        )
+        log.warning("workers without AUTHD_HTTP: their metrics cannot be read", addresses=len(sockets[HTTP]), workers=config.workers)
     if AUTH not in sockets:
         raise ListenError("AUTHD_LISTEN: missing. Where mail servers ask: unix:/run/smtp-bot/auth or tcp:127.0.0.1:12345")
     return sockets

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from mailauth import policy, protocol
 
 ANSWER = re.compile(
-    rb"FAIL\t\d{1,10}((\tuser=smtp-[a-z0-9-]+)?(\treason=[ -~]+)?|\ttemp\tcode=temp_fail)|CONT\t\d{1,10}\t[A-Za-z0-9+/=]*|OK\t\d{1,10}\tuser=granted"
+    rb"FAIL\t\d{1,10}((\tuser=smtp-[a-z0-9-]+)?(\treason=[ -~]+)?|\ttemp\tcode=temp_fail)"
+    rb"|CONT\t\d{1,10}\t[A-Za-z0-9+/=]*|OK\t\d{1,10}\tuser=granted"
 )
 WORDS = [b"AUTH", b"CONT", b"CANCEL", b"VERSION", b"CPID", b"MECH", b"OK", b"FAIL", b"QUIT", b"", b"auth", b"A" * 9000, b"\xff\xfe"]
 IDS = [b"1", b"2", b"3", b"0", b"-1", b"4294967295", b"4294967296", b"99999999999999999999", b"1x", b"", b"\xd9\xa1", b" 1"]
