@@ -9,7 +9,7 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, expiry, new_password, texts
+from bot import blocks, expiry, limits, new_password, texts
 from bot.blocks import Piece, bold, field, foot, line, modal, plain
 from bot.codec import InChannel
 from bot.door import CLEAR, EVERYWHERE, Answer, Door, Request, errors, notice, update
@@ -93,7 +93,8 @@ async def submit(request: Request) -> Answer:
         key = f"{services.team}:{(request.view or {})['id']}"
         expires_at = expiry.chosen(given, services.db.clock())
         name = given.get("name") or ""
-        credential, workspace = await services.db.change(credentials.create_pending, origin, channel, name, key, expires_at, device)
+        wanted = limits.chosen(request)
+        credential, workspace = await services.db.change(credentials.create_pending, origin, channel, name, key, expires_at, device, wanted)
     except DeviceNotAllowed as refusal:
         return Answer(errors(device=texts.in_field(refusal, services.command)))
     except (ExpiryInvalid, LifeTooLong) as refusal:
@@ -168,10 +169,8 @@ def create_modal(workspace: Workspace | None, name: str, channel: str | None, fi
             *expiry.fields(expiry.NEVER, workspace.longest_days if workspace else None),
             new_password.recipe_field(),
             *([new_password.device_field()] if workspace is None or workspace.devices_allowed else []),
-            foot(
-                "You'll see the password once. Nobody can look it up later, so have your secret store ready. "
-                "From where and how much it may send can be set in its row's menu."
-            ),
+            limits.offer(),
+            foot("You'll see the password once. Nobody can look it up later, so have your secret store ready."),
         ],
         CREATE,
         submit="Create",

@@ -78,6 +78,8 @@ async def show_day(request: Request) -> None:
     if blocks.values(view).get(EXPIRES) == ON_A_DATE:
         at = next(number for number, row in enumerate(rows, 1) if row["block_id"] == EXPIRES)
         rows.insert(at, day_field())
+    if len(rows) == len(view["blocks"]):
+        return
     kept = ("type", "callback_id", "title", "submit", "close", "private_metadata")
     await request.services.slack.update_view(view["id"], {name: view[name] for name in kept} | {"blocks": rows}, view.get("hash"))
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, insert, or_, select, text, update
 
-from storage import errands, names, passwords, policy
+from storage import errands, limits, names, passwords, policy
 from storage.access import Action
 from storage.audit import REVOKED, Attempt, Origin, What, attempt
 from storage.database import Transaction
 from storage.journal import digest
+from storage.limits import Limits
 from storage.models import (
     AUDIT_EVENTS,
     CREDENTIALS,
@@ -64,6 +65,7 @@ def create_pending(
     request_key: str,
     expires_at: datetime | None = None,
     device: bool = False,
+    wanted: Limits | None = None,
 ) -> tuple[Credential, Workspace]:
     """Makes a row without a hash, which cannot log in: the first step of a creation.
 
@@ -71,10 +73,11 @@ def create_pending(
         channel: its workspace gets the credential, and the password will be shown there.
         request_key: Slack team and view id; a second submission of the same modal is refused.
         device: the password will be a short one.
+        wanted: what it is limited to.
 
     Raises:
         NameInvalid, NameTaken, NameTooSimilar, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested,
-        LifeTooLong, DeviceNotAllowed, TooManyLive.
+        LifeTooLong, DeviceNotAllowed, TooManyLive, LimitsContradict.
     """
     name = names.clean_name(name)
     key = names.name_key(name)
@@ -94,6 +97,9 @@ def create_pending(
         policy.check_life(workspace, expires_at, tx.now)
         policy.check_device(workspace, device)
         policy.check_room(tx, workspace)
+        wanted = wanted or Limits()
+        limits.check(wanted)
+        current.subject = " ".join(limits.words(wanted)) or None
         credential_id = _unused_id(tx)
         values = {
             "id": credential_id,
@@ -113,6 +119,7 @@ def create_pending(
             "remind_at": next_reminder(expires_at, tx.now),
             "device": device,
             "number": NEXT_NUMBER,
+            **wanted.columns,
         }
         row = tx.connection.execute(insert(CREDENTIALS).values(**values).returning(CREDENTIALS)).one()
         current.credential = credential = as_row(Credential, row)

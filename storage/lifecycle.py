@@ -9,11 +9,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, select, text
 
-from storage import errands, policy
+from storage import errands, limits, policy
 from storage.access import Action
 from storage.audit import Attempt, Origin, What, attempt
 from storage.credentials import PENDING_LIFETIME, SWEEP_BATCH, about, already_deleted, get, next_reminder, rows, save
 from storage.database import Transaction
+from storage.limits import Limits
 from storage.models import CREDENTIALS, LIVE, Credential, Listed, State, Workspace, milliseconds
 from storage.refusals import (
     ChannelNotMapped,
@@ -242,6 +243,23 @@ def change_expiry(tx: Transaction, origin: Origin, credential_id: str, expires_a
         current.subject = f"until {expires_at:%Y-%m-%dT%H:%MZ}" if expires_at else "never expires"
         until = {"expires_at": expires_at, "remind_at": next_reminder(expires_at, tx.now)}
         current.credential = credential = save(tx, credential, **until, version=credential.version + 1)
+    return credential, workspace
+
+
+def change_limits(tx: Transaction, origin: Origin, credential_id: str, wanted: Limits) -> tuple[Credential, Workspace]:
+    """Sets all of the credential's limits. They count from the next log-in or message on.
+
+    Raises:
+        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, LimitsContradict.
+    """
+    with attempt(tx, What.LIMITS, origin) as current:
+        credential, workspace = _allowed(current, credential_id, Action.CREATE)
+        check_live(credential)
+        limits.check(wanted)
+        current.void = wanted == Limits.of(credential)
+        current.subject = " ".join(limits.words(wanted)) or "none"
+        if not current.void:
+            current.credential = credential = save(tx, credential, **wanted.columns, version=credential.version + 1)
     return credential, workspace
 
 

@@ -4,15 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
-from storage.access import Action
-from storage.audit import Origin, What, attempt
-from storage.credentials import about, save
-from storage.database import Transaction
-from storage.lifecycle import check_live
-from storage.models import Credential, Listed, Workspace
+from storage.models import Credential, Listed
 from storage.refusals import LimitsContradict, NetworkInvalid, NetworkProblem, NumberInvalid
-from storage.workspaces import by_id
 
 NETWORKS_MAX = 20
 COUNT_MAX = 10_000_000  # messages or recipients in an hour or a day
@@ -40,32 +35,17 @@ class Limits:
         return cls(credential.allowed_from, *(getattr(credential, name) for name in COUNTS))
 
     @property
+    def columns(self) -> dict[str, Any]:
+        """As a credential's row has them."""
+        return {"allowed_from": self.allowed_from} | {name: getattr(self, name) for name in COUNTS}
+
+    @property
     def any(self) -> bool:
         return self != Limits()
 
 
-def change(tx: Transaction, origin: Origin, credential_id: str, limits: Limits) -> tuple[Credential, Workspace]:
-    """Sets all of the credential's limits. They count from the next log-in or message on.
-
-    Raises:
-        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, LimitsContradict.
-    """
-    with attempt(tx, What.LIMITS, origin) as current:
-        credential = about(current, credential_id)
-        workspace = by_id(tx, credential.workspace_id)
-        current.allow(Action.CREATE, workspace)
-        check_live(credential)
-        _check(limits)
-        current.void = limits == Limits.of(credential)
-        current.subject = " ".join(words(limits)) or "none"
-        if not current.void:
-            counts = {name: getattr(limits, name) for name in COUNTS}
-            values = counts | {"allowed_from": limits.allowed_from, "version": credential.version + 1}
-            current.credential = credential = save(tx, credential, **values)
-    return credential, workspace
-
-
-def _check(limits: Limits) -> None:
+def check(limits: Limits) -> None:
+    """Raises LimitsContradict."""
     for hour, day in (("messages_hour", "messages_day"), ("recipients_hour", "recipients_day")):
         an_hour, a_day = getattr(limits, hour), getattr(limits, day)
         if an_hour is not None and a_day is not None and an_hour > a_day:

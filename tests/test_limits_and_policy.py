@@ -246,16 +246,16 @@ async def test_limits_are_kept_with_an_audit_row_and_only_writers_change_them(db
     credential_id = await make(db, "Relay")
     before, _ = await db.read(credentials.get, credential_id)
     wanted = Limits(("192.0.2.0/24", "2001:db8::/32"), 10, 100, None, 1000)
-    credential, _ = await db.change(limits.change, by(OWNER), credential_id, wanted)
+    credential, _ = await db.change(lifecycle.change_limits, by(OWNER), credential_id, wanted)
     read, _ = await db.read(credentials.get, credential_id)
     assert read == credential
     assert (Limits.of(read), read.version) == (wanted, before.version + 1)
-    await db.change(limits.change, by(OWNER), credential_id, wanted)
+    await db.change(lifecycle.change_limits, by(OWNER), credential_id, wanted)
     [event] = [one for one in await db.read(audit.latest, None) if one.action == What.LIMITS]
     assert event.subject == "from 192.0.2.0/24,2001:db8::/32 10 messages/hour 100 messages/day 1000 recipients/day"
-    await refused(db, NotAllowed, limits.change, by(STRANGER), credential_id, Limits())
-    await refused(db, LimitsContradict, limits.change, by(OWNER), credential_id, Limits((), 10, 9))
-    await db.change(limits.change, by(OWNER), credential_id, Limits())
+    await refused(db, NotAllowed, lifecycle.change_limits, by(STRANGER), credential_id, Limits())
+    await refused(db, LimitsContradict, lifecycle.change_limits, by(OWNER), credential_id, Limits((), 10, 9))
+    await db.change(lifecycle.change_limits, by(OWNER), credential_id, Limits())
     assert not Limits.of((await db.read(credentials.get, credential_id))[0]).any
 
 

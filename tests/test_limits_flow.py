@@ -22,6 +22,34 @@ async def acme(play: Stage) -> Workspace:
     return await play.db.read(workspaces.by_id, play.acme.id)
 
 
+async def test_a_credential_is_limited_from_its_creation_on(play: Stage) -> None:
+    wanda = play.wanda
+    await wanda.types(play.mail, "/smtp create Relay")
+    view = await wanda.sees_modal("New SMTP credential")
+    assert "May log in from" not in wanda.read(view)
+    await wanda.selects("expires", "In 30 days")
+    await wanda.presses("Limits…")
+    await wanda.sees_modal("May log in from")
+    wanda.fills("allowed_from", "192.0.2.7/24")
+    await wanda.submits()
+    view = await wanda.sees_modal("New SMTP credential")
+    assert set(view.errors) == {"allowed_from"}
+    wanda.fills("allowed_from", "192.0.2.0/24")
+    wanda.fills("messages_hour", "20")
+    wanda.fills("messages_day", "10")
+    await wanda.submits()
+    assert set((await wanda.sees_modal("New SMTP credential")).errors) == {"messages_hour"}
+    assert await play.credentials() == []
+    wanda.fills("messages_day", "100")
+    await wanda.submits()
+    await wanda.sees(": Relay\n")
+    await play.settled()
+    [credential] = await play.credentials()
+    assert Limits.of(credential) == Limits(("192.0.2.0/24",), 20, 100)
+    assert credential.expires_at is not None, "what was chosen before stays"
+    assert [one.subject for one in await play.events(action=What.CREATE)] == ["from 192.0.2.0/24 20 messages/hour 100 messages/day"]
+
+
 async def test_a_writer_limits_a_credential_and_everybody_sees_it(play: Stage) -> None:
     wanda = play.wanda
     await play.create(wanda, "Relay")
