@@ -14,7 +14,7 @@ from typing import Any
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import blocks, impact
-from bot.blocks import Block, Piece, actions, bold, button, confirm, line, option, people
+from bot.blocks import Block, Piece, actions, bold, button, code, confirm, line, option, people
 from bot.codec import OnMany
 from bot.door import EVERYWHERE, Door, Request, notice
 from bot.services import Services
@@ -23,7 +23,7 @@ from storage import access, credentials, mail_servers, queue
 from storage.access import Action, Actor
 from storage.audit import What
 from storage.database import Transaction
-from storage.models import Credential, Workspace
+from storage.models import Credential
 from storage.queue import Act, Standing
 from storage.refusals import RoleUnknown
 
@@ -36,6 +36,8 @@ WAITED = timedelta(minutes=5)
 """So long an errand waits for a host that is alive."""
 NAMED = 5  # hosts of a kind
 BOX = option("Hold what it has queued", "hold", "Mail servers keep it. An admin can release or delete it later.")
+BOX_ALL = option("Hold what they have queued", "hold", f"Of the {queue.HELD_AT_ONCE} used last. An admin can release or delete it later.")
+BUTTONS_MAX = 50  # credentials, as OnMany takes them
 DID = {Act.HOLD: "held", Act.RELEASE: "released", Act.DELETE: "deleted", Act.COUNT: "queued"}
 ORDERED = {Act.HOLD: "to hold it", Act.RELEASE: "to release it", Act.DELETE: "to delete it", Act.COUNT: "to count it"}
 
@@ -57,9 +59,9 @@ def register(app: AsyncApp, door: Door) -> None:
     app.action(DELETE)(door.work(delete))
 
 
-def box(ticked: bool) -> Block:
-    boxes: dict[str, Any] = {"type": "checkboxes", "options": [BOX]}
-    return blocks.field("Queued mail", "queue", boxes | ({"initial_options": [BOX]} if ticked else {}), optional=True)
+def box(ticked: bool, choice: dict[str, Any] = BOX) -> Block:
+    boxes: dict[str, Any] = {"type": "checkboxes", "options": [choice]}
+    return blocks.field("Queued mail", "queue", boxes | ({"initial_options": [choice]} if ticked else {}), optional=True)
 
 
 def is_ticked(request: Request) -> bool:
@@ -137,12 +139,9 @@ async def actor_of(services: Services, person: str, workspace_id: int | None) ->
 def look(tx: Transaction, actor: Actor | None, numbers: Sequence[int]) -> Drawn:
     """`actor`: None for somebody whose roles are not known."""
     standing = queue.standing(tx, numbers)
-    places: dict[int, Workspace] = {}
-    for one in standing.credential_ids if standing else ():
-        _, workspace = credentials.get(tx, one)
-        places[workspace.id] = workspace
-    admin = actor is not None and all(Action.ADMINISTER in access.allowed(access.rights(tx, actor, one)) for one in places.values())
-    helpers = [] if admin or not places else access.helpers(tx, actor.team if actor else None, next(iter(places.values())))
+    places = credentials.workspaces_of(tx, standing.credential_ids) if standing else []
+    admin = actor is not None and all(Action.ADMINISTER in access.allowed(access.rights(tx, actor, one)) for one in places)
+    helpers = [] if admin or not places else access.helpers(tx, actor.team if actor else None, places[0])
     return Drawn(standing, admin, helpers)
 
 
@@ -155,6 +154,8 @@ def draw(drawn: Drawn) -> list[Block]:
         rows.append(line("What still comes in within a minute of that is held as well."))
     if standing.act is not Act.HOLD or not standing.count:
         return rows
+    if drawn.admin and len(standing.credential_ids) > BUTTONS_MAX:
+        return [*rows, line("To release or delete it, run ", code("smtp-bot queue"), " on the mail server.")]
     if drawn.admin:
         return [*rows, actions(*buttons(standing.credential_ids))]
     if drawn.helpers:

@@ -288,6 +288,7 @@ async def open_whole(request: Request, slug: str) -> None:
     """For an owner or an admin of it. Raises NoSuchWorkspace, NotAllowed."""
     workspace = await request.services.db.read(workspaces.named, slug)
     await request.allow(Action.ADMINISTER, workspace, What.REVOKE_ALL)
+    holdable = await request.services.db.read(queue_orders.hosts)
     count = workspace.credential_count
     warning = f"All {count:,} credentials of this mail workspace stop working. Everything that sends mail through it stops."
     typed_slug = {"type": "plain_text_input", "placeholder": plain(workspace.slug)}
@@ -301,6 +302,7 @@ async def open_whole(request: Request, slug: str) -> None:
         line("Mail workspace  ", bold(workspace.name)),
         *([line("It is suspended now.")] if workspace.suspended_at else []),
         blocks.field("Do this", "do", choice),
+        *([queue.box(ticked=True, choice=queue.BOX_ALL)] if holdable else []),
         blocks.field("Type its short name to confirm", "slug", typed_slug, workspace.slug),
         reason_field(),
     ]
@@ -319,21 +321,44 @@ async def submit_whole(request: Request) -> Answer:
     reason = given_reason(request)
     workspace = await db.read(workspaces.named, token.slug)
     origin = request.origin(await request.actor(workspace))
-    if given.get("do") != REVOKE_ALL["value"]:
-        workspace = await db.change(workspaces.suspend_all, origin, workspace.id, reason)
-        said = [
-            line("Suspended all credentials of ", bold(workspace.name), ": mail servers refuse each of them from the next log-in on."),
-            line("To let them work again, type ", code(f"{request.services.command} resume workspace:{workspace.slug}"), "."),
-        ]
-        return Answer(update(notice(said, "Workspace suspended")))
     count = workspace.credential_count
+    stop = credentials.order_revocation if given.get("do") == REVOKE_ALL["value"] else workspaces.suspend_all
     with asked_for():
-        workspace = await db.change(credentials.order_revocation, origin, workspace.id, reason)
+        workspace, orders = await db.change(_stop_all, stop, origin, workspace.id, reason, queue.is_ticked(request))
 
-    async def then() -> None:
+    async def counted() -> None:
         await follow_order(request, workspace, count)
 
-    return Answer(update(ordered_view(workspace, 0, count)), then)
+    if stop is credentials.order_revocation:
+        return Answer(update(ordered_view(workspace, 0, count)), counted)
+
+    def view(*news: Block) -> dict[str, Any]:
+        return all_suspended_view(workspace, request.services.command, news)
+
+    async def show(news: list[Block]) -> bool:
+        return await request.show_result(view(*news))
+
+    async def held() -> None:
+        await queue.follow(request, orders, show)
+
+    return Answer(update(view()), held if orders else None)
+
+
+def _stop_all(
+    tx: Transaction, stop: Callable[..., Workspace], origin: Origin, workspace_id: int, reason: str | None, hold: bool
+) -> tuple[Workspace, list[int]]:
+    """With the orders to hold what its credentials have queued."""
+    workspace = stop(tx, origin, workspace_id, reason)
+    return workspace, queue_orders.hold_all(tx, origin, workspace_id) if hold else []
+
+
+def all_suspended_view(workspace: Workspace, command: str, news: Sequence[Block] = ()) -> dict[str, Any]:
+    """`news`: what the mail servers say of their queues."""
+    said = [
+        line("Suspended all credentials of ", bold(workspace.name), ": mail servers refuse each of them from the next log-in on."),
+        line("To let them work again, type ", code(f"{command} resume workspace:{workspace.slug}"), "."),
+    ]
+    return notice([*said, *news], "Workspace suspended")
 
 
 async def follow_order(request: Request, workspace: Workspace, count: int) -> None:

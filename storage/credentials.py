@@ -364,6 +364,13 @@ def last_act(tx: Transaction, credential_id: str, since: int = 0) -> AuditEvent 
     return as_row(AuditEvent, last) if last else None
 
 
+def workspaces_of(tx: Transaction, credential_ids: Sequence[str]) -> list[Workspace]:
+    """Those that the credentials are in, each once."""
+    here = select(CREDENTIALS.c.workspace_id).where(CREDENTIALS.c.id.in_(credential_ids))
+    found = tx.connection.execute(select(WORKSPACES).where(WORKSPACES.c.id.in_(here)).order_by(WORKSPACES.c.id))
+    return [as_row(Workspace, row) for row in found]
+
+
 def rows(tx: Transaction, query: Any) -> list[Credential]:
     """The credentials that a query of all their columns finds."""
     return [as_row(Credential, row) for row in tx.connection.execute(query)]

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select, Table, and_, delete, exists, insert, or_, select
+from sqlalchemy import Select, Table, and_, delete, exists, insert, or_, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import errands
@@ -20,7 +20,7 @@ from storage.access import Action
 from storage.audit import Origin, What, attempt
 from storage.credentials import rows
 from storage.database import Transaction
-from storage.models import CREDENTIALS, ERRANDS, QUEUE_ANSWERS, QUEUE_HOSTS, QUEUE_ORDERS, QueueOrder, as_row
+from storage.models import CREDENTIALS, ERRANDS, LIVE, QUEUE_ANSWERS, QUEUE_HOSTS, QUEUE_ORDERS, QueueOrder, as_row
 from storage.workspaces import by_id
 
 ALIVE = timedelta(seconds=15)
@@ -31,6 +31,7 @@ REPEATED = timedelta(minutes=1)
 LATE = timedelta(days=1)
 KEPT = timedelta(days=30)
 ORDERS_AT_ONCE = 200
+HELD_AT_ONCE = 500  # credentials of a workspace
 HOSTS_MAX = 100
 PROBLEM_MAX = 200  # characters
 SHOWN = "shown"
@@ -75,6 +76,13 @@ def order(tx: Transaction, origin: Origin, act: Act, credential_ids: Sequence[st
             current.orders = tuple(map(str, here_made))
             numbers += here_made
     return numbers
+
+
+def hold_all(tx: Transaction, origin: Origin, workspace_id: int) -> list[int]:
+    """Orders to hold what the workspace's credentials have queued: of those used last, at most `HELD_AT_ONCE`. Raises what `order` does."""
+    columns = CREDENTIALS.c
+    living = select(columns.id).where(columns.workspace_id == workspace_id, text(LIVE)).order_by(columns.last_used_at.desc().nulls_last())
+    return order(tx, origin, Act.HOLD, tx.connection.scalars(living.limit(HELD_AT_ONCE)).all())
 
 
 # --- a host's side ---

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from bot.cli import cli
 from mailauth import queue as postfix_queue
 from mailauth.queue import Instance, QueueError, Queues, carry_out, listing, read_usernames
-from storage import audit, queue
+from storage import audit, credentials, queue
 from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.queue import Act
@@ -285,12 +285,53 @@ async def test_a_host_holds_for_a_minute_after_its_answer_and_not_against_a_late
     await answers(play, HOST, 5)
     assert await waits(play) == ["hold"]
     await ordered(play, Act.COUNT, relay)
-    assert await waits(play) == ["hold", "count"]
+    assert await waits(play) == ["count", "hold"]
     await ordered(play, Act.RELEASE, relay)
     assert await waits(play) == ["count", "release"]
     standing = await play.db.read(queue.standing, [other])
     assert standing
     assert [(one.host, one.count) for one in standing.answered] == [(HOST, 5)]
+
+
+async def test_what_is_held_again_keeps_no_newer_order_waiting(play: Stage) -> None:
+    await make(play)
+    relay = await id_of(play)
+    for _ in range(queue.ORDERS_AT_ONCE):
+        await ordered(play, Act.COUNT, relay)
+    await answers(play, HOST)
+    await raw.sql(play.db, "UPDATE queue_orders SET action = 'hold', username = username || id")
+    await ordered(play, Act.RELEASE, relay)
+    waiting = await waits(play)
+    assert (waiting[0], len(waiting), set(waiting[1:])) == ("release", queue.ORDERS_AT_ONCE, {"hold"})
+
+
+@pytest.mark.parametrize("choice", ["Suspend all", "Revoke all"])
+async def test_what_a_whole_workspace_has_queued_is_held(play: Stage, choice: str) -> None:
+    for name in ("Relay", "Printer", "Form"):
+        await play.create(play.wanda, name)
+    await play.create(play.wanda, "Gone")
+    await play.db.change(credentials.delete, BY_TEST, await id_of(play, "Gone"))
+    await play.db.note(queue.beat, HOST)
+    await play.adam.types(play.mail, "/smtp revoke workspace:acme")
+    await play.adam.sees_modal("Hold what they have queued")
+    play.adam.picks("Do this", choice)
+    play.adam.fills("Type its short name to confirm", "acme")
+    await play.adam.submits()
+    if choice == "Suspend all":
+        await play.adam.sees_modal("mx1 has not answered yet")
+    assert await waits(play) == ["hold"] * 3
+    await answers(play, HOST, 2)
+    if choice == "Suspend all":
+        await play.adam.sees_modal("Queued mail: 6 held on mx1.")
+        await play.adam.presses("Release…")
+        await until(lambda: waits(play), ["release"] * 3)
+    else:
+        await play.adam.sees_modal("Revoked all 3 credentials of Acme")
+        await play.settled()
+        play.clock.passes(seconds=66)
+        await play.adam.sees("About 3 SMTP credentials:")
+        await play.adam.sees("Queued mail: 6 held on mx1.")
+    assert len(await play.events(action="queue.order", outcome="done")) == (6 if choice == "Suspend all" else 3)
 
 
 async def test_what_a_host_that_comes_back_late_still_does(play: Stage) -> None:
