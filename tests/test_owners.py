@@ -204,6 +204,16 @@ async def test_the_sweep_finds_who_left_when_the_event_was_missed_a_few_at_a_tim
     await play.adam.sees("@wanda left the Slack team.")
 
 
+async def test_while_slack_is_away_the_sweep_asks_about_one_person_alone(play: Stage) -> None:
+    for number in range(4):
+        await play.grant(play.slack.add_person(f"p{number}"), Role.READER)
+    play.slack.fail("users.info", Fault("internal_error", times=50))
+    before = len(play.slack.traffic)
+    await sweep.look_after_owners(play.bot.services, BY_TEST)
+    asked = [one.sent for one in list(play.slack.traffic)[before:] if one.what == "users.info"]
+    assert (len(set(asked)), bool(asked)) == (1, True)
+
+
 async def test_who_comes_back_may_own_again_but_has_no_role(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     [credential] = await play.credentials()

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from storage import audit, credentials, grants, owners, tidy
-from storage.access import Role
-from storage.audit import What
+from storage import audit, credentials, grants, owners, posted, tidy
+from storage.access import Actor, Role
+from storage.audit import Origin, Surface, What
 from storage.database import Database
 from storage.logins import beat
 from storage.models import Workspace
@@ -106,3 +106,40 @@ async def test_notes_are_owed_to_a_bounded_number_of_owners_at_once_and_to_all_i
     told = [await db.note(tidy.owe_notes, 90) for _ in range(4)]
     assert told == [50, 50, 21, 0]
     assert await raw.one(db, "SELECT count(DISTINCT person) FROM errands WHERE kind = 'tidy'") == 121
+
+
+async def test_who_makes_themselves_the_owner_reads_nothing_of_it(db: Database, acme: Workspace) -> None:
+    credential_id = await make(db, "Relay")
+    owner = Origin(Actor("U0MIA", TEAM, owner=True), Surface.MODAL, "ref")
+    await db.change(owners.change, owner, credential_id, "U0MIA")
+    assert await raw.one(db, "SELECT count(*) FROM errands WHERE kind = 'owned'") == 0
+    await db.change(owners.change, owner, credential_id, "U0LEA")
+    assert await raw.sql(db, "SELECT person FROM errands WHERE kind = 'owned'") == [("U0LEA",)]
+
+
+async def test_nobody_is_looked_after_who_has_left_already(db: Database, acme: Workspace) -> None:
+    await make(db, "Relay")
+    await raw.change_credentials(db, owner="U0LEA")
+    assert await db.note(owners.to_look_at, TEAM) == ["U0LEA"]
+    await db.change(owners.left, by(OWNER), TEAM, "U0LEA")
+    assert await db.note(owners.to_look_at, TEAM) == []
+
+
+async def test_what_has_expired_is_not_called_unused(db: Database, acme: Workspace) -> None:
+    await make(db, "Relay")
+    long_ago = db.clock() - timedelta(days=100)
+    await raw.change_credentials(db, created_at=long_ago, expires_at=db.clock() + timedelta(days=1))
+    [owner] = {one for (one,) in await raw.sql(db, "SELECT owner FROM credentials")}
+    assert (await db.read(tidy.idle_of, owner, None, 90)).total == 1
+    await raw.change_credentials(db, expires_at=db.clock() - timedelta(days=1))
+    assert (await db.read(tidy.idle_of, owner, None, 90)).total == 0
+
+
+async def test_a_message_about_what_was_deleted_is_kept_for_a_week(db: Database, acme: Workspace) -> None:
+    credential_id = await make(db, "Relay")
+    await db.note(posted.keep, posted.Posted.ALARM, "C1", "1.1", credential_id=credential_id, workspace_id=acme.id)
+    await db.change(credentials.delete, by(OWNER), credential_id)
+    for days, left in ((0, 1), (6, 1), (8, 0)):
+        await raw.change_credentials(db, deleted_at=db.clock() - timedelta(days=days))
+        await db.note(posted.forget_old)
+        assert await raw.one(db, "SELECT count(*) FROM posted_messages") == left

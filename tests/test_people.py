@@ -26,6 +26,7 @@ class Team:
         slack.answer = self._answer
         self.account: dict[str, Any] = {"team_id": HOME}
         self.members = ["U1"]
+        self.groups: bytes | None = None
         self.channels = ["C1"]
         self.info = says(ok=True, channel={})
         self.away = False
@@ -36,7 +37,7 @@ class Team:
     async def _answer(self, asked: Asked) -> bytes | None:
         answers = {
             "users.info": says(ok=True, user=self.account),
-            "usergroups.users.list": says(ok=True, users=self.members),
+            "usergroups.users.list": self.groups or says(ok=True, users=self.members),
             "users.conversations": says(ok=True, channels=[{"id": one} for one in self.channels]),
             "conversations.info": self.info,
         }
@@ -252,3 +253,20 @@ def test_only_an_event_that_takes_something_away_is_worth_its_moment() -> None:
         assert people.lessens({"team_id": HOME, **less})
     assert people.lessens({})
     assert people.lessens(None)
+
+
+async def test_a_guest_who_is_let_in_has_only_what_was_given_to_them(team: Team, ages: Ages) -> None:
+    slack = Slack("xoxb-token", team.slack.api_url, no_nap)
+    people = People(slack, HOME, [], allow_guests=True, monotonic=ages, limit=30)
+    assert (await act(people)).groups == {"S1": 0}
+    team.account = {"team_id": HOME, "is_restricted": True}
+    ages.now += 61
+    guest = await act(people)
+    assert (guest.barred, dict(guest.groups), guest.channel) == (None, {}, None)
+    await slack.close()
+
+
+async def test_a_group_that_is_gone_has_no_members(people: People, team: Team) -> None:
+    team.groups = says(ok=False, error="no_such_subteam")
+    actor = await act(people)
+    assert (dict(actor.groups), actor.unanswered) == ({}, frozenset())

@@ -325,6 +325,8 @@ async def test_what_a_whole_workspace_has_queued_is_held(play: Stage, choice: st
         await play.adam.sees_modal("Queued mail: 6 held on mx1.")
         await play.adam.presses("Release…")
         await until(lambda: waits(play), ["release"] * 3)
+        await answers(play, HOST, 2)
+        await play.adam.sees_modal("6 released on mx1")
     else:
         await play.adam.sees_modal("Revoked all 3 credentials of Acme")
         await play.settled()

@@ -1,6 +1,7 @@
 """The store alone: promises that hold whatever asks for them."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,14 +9,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import DBAPIError
 
-from storage import audit, credentials, listing, seen, workspaces
-from storage.access import Actor
+from storage import access, audit, credentials, errands, grants, lifecycle, listing, policy, seen, workspaces
+from storage.access import Action, Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import Database, Schema, Transaction
 from storage.listing import Order
-from storage.models import METADATA, Workspace
+from storage.models import METADATA, Credential, Workspace
 from storage.passwords import Hasher
-from storage.refusals import AlreadyDeleted, NameTaken, NotAllowed, Refusal
+from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, Refusal, RotationEnded
 from tests import raw
 
 OWNER = Actor("U0OWNER", "T0HOME", owner=True)
@@ -187,3 +188,106 @@ async def test_a_cancelled_write_keeps_nobody_waiting(db: Database) -> None:
         async with asyncio.timeout(120):
             await db.note(seen.first_time, f"next {number}")
     assert errors
+
+
+async def test_nobody_gives_or_takes_a_role_in_another_slack_team(db: Database, acme: Workspace) -> None:
+    grant = await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", Role.READER, acme.id)
+    elsewhere = Origin(Actor("U0OWNER", "T0OTHER", owner=True), Surface.MODAL, "ref")
+    with pytest.raises(NoSuchGrant):
+        await db.change(grants.remove, elsewhere, grant.id)
+    assert [one.principal for one in await db.read(grants.of_workspace, "T0HOME", acme)] == ["U0MIA"]
+
+
+async def test_who_is_barred_has_no_role_anywhere(db: Database, acme: Workspace) -> None:
+    await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", Role.ADMIN, acme.id)
+    member, guest = Actor("U0MIA", "T0HOME"), Actor("U0MIA", "T0HOME", barred=Barred.GUEST)
+    assert [right.role for _, right in await db.read(access.roles, member, 10)] == [Role.ADMIN]
+    assert [one.slug for one in await db.read(access.visible_workspaces, member, Action.CREATE, 10)] == ["acme"]
+    assert await db.read(access.roles, guest, 10) == []
+    assert await db.read(access.visible_workspaces, guest, Action.CREATE, 10) == []
+
+
+async def test_of_many_admins_five_are_named(db: Database, acme: Workspace) -> None:
+    for number in range(7):
+        await db.change(grants.grant, by(OWNER), "T0HOME", f"U0ADMIN{number}", Role.ADMIN, acme.id)
+    assert len(await db.read(access.helpers, "T0HOME", acme)) == 5
+
+
+async def rotating(db: Database, key: str = "T0HOME:V1") -> str:
+    credential_id = await make(db, "Printer")
+    await raw.change_credentials(db, current_used_at=db.clock())
+    await db.change(lifecycle.begin_rotation, by(OWNER), credential_id, CHANNEL, key, None)
+    return credential_id
+
+
+async def test_a_rotation_ends_only_with_its_own_key_and_while_the_credential_works(db: Database, acme: Workspace) -> None:
+    credential_id = await rotating(db)
+
+    async def finish(key: str, overlap: timedelta | None = None) -> Credential:
+        return await db.change(lifecycle.finish_rotation, by(OWNER), credential_id, key, "$argon2id$new", None, overlap)
+
+    with pytest.raises(RotationEnded):
+        await finish("T0HOME:another")
+    await db.change(lifecycle.suspend, by(OWNER), credential_id)
+    await raw.change_credentials(db, rotation_begun_at=db.clock())
+    with pytest.raises(RotationEnded):
+        await finish("T0HOME:V1")
+    await raw.change_credentials(db, state="active")
+    done = await finish("T0HOME:V1", timedelta(hours=1))
+    assert (done.password_hash, done.current_used_at, done.previous_used_at) == ("$argon2id$new", None, None)
+
+
+async def test_an_old_password_goes_when_its_overlap_is_over_and_not_before(db: Database, acme: Workspace) -> None:
+    credential_id = await rotating(db)
+    await db.change(lifecycle.finish_rotation, by(OWNER), credential_id, "T0HOME:V1", "$argon2id$new", overlap=timedelta(hours=1))
+    assert await db.change(lifecycle.forget_previous, by(OWNER), credential_id) is False
+    assert (await db.read(credentials.get, credential_id))[0].previous_hash is not None
+    await raw.change_credentials(db, previous_until=db.clock() - timedelta(seconds=1))
+    assert await db.change(lifecycle.forget_previous, by(OWNER), credential_id) is True
+    assert (await db.read(credentials.get, credential_id))[0].previous_hash is None
+
+
+async def test_what_is_deleted_keeps_no_password_and_nothing_that_would_happen_to_it(db: Database, acme: Workspace) -> None:
+    credential_id = await rotating(db)
+    later = db.clock() + timedelta(days=1)
+    kept = {"previous_hash": "$argon2id$old", "previous_until": later, "delete_at": later, "remind_at": db.clock()}
+    await raw.change_credentials(db, **kept)
+    assert [one.id for one in await db.read(lifecycle.due_reminders)] == [credential_id]
+    row, _ = await db.change(credentials.delete, by(OWNER), credential_id)
+    gone = (row.password_hash, row.previous_hash, row.previous_until, row.rotation_begun_at, row.delete_at, row.remind_at)
+    assert gone == (None,) * 6
+    await raw.change_credentials(db, remind_at=db.clock())
+    assert await db.read(lifecycle.due_reminders) == []
+
+
+async def test_a_workspace_counts_what_was_handed_over(db: Database, acme: Workspace) -> None:
+    async def count() -> int:
+        return (await db.read(workspaces.by_id, acme.id)).credential_count
+
+    ids = [await make(db, f"Printer {number}") for number in range(3)]
+    pending, _ = await db.change(credentials.create_pending, by(OWNER), CHANNEL, "Pending", "view")
+    assert await count() == 3
+    revoked = await db.change(credentials.revoke_each, by(OWNER), [pending.id, ids[0]])
+    assert (len(revoked.done), await count()) == (2, 2)
+    await db.change(credentials.delete, by(OWNER), ids[1])
+    assert await count() == 1
+
+
+async def test_an_errand_ends_once_and_is_kept_only_by_whoever_has_it(db: Database, acme: Workspace) -> None:
+    await db.note(errands.add, errands.Kind.OUTCOME, person="U0MIA", ids=("ref",))
+    errand = next(one for one in await db.note(errands.take, 5) if one.kind == "outcome")
+    assert await db.note(errands.keep, errand) is True
+    await raw.sql(db, "UPDATE errands SET lease = lease - 86400000")
+    assert await db.note(errands.keep, errand) is False, "its lease is over: somebody else may have it"
+    for outcome in ("told", "gone"):
+        await db.note(errands.finish, errand.id, outcome)
+    assert await raw.one(db, "SELECT outcome FROM errands WHERE kind = 'outcome'") == "told"
+
+
+async def test_a_webhook_hears_of_a_revoked_workspace_once_and_not_of_each_credential(db: Database, acme: Workspace) -> None:
+    for number in range(3):
+        await make(db, f"Printer {number}")
+    await db.change(policy.set_webhook, by(OWNER), acme.id, "https://hooks.example.com/x")
+    await db.change(credentials.order_revocation, by(OWNER), acme.id)
+    assert await db.change(credentials.delete_some, by(OWNER), acme.id) == 3
+    assert await raw.one(db, "SELECT count(*) FROM errands WHERE kind = 'webhook'") == 1
