@@ -95,8 +95,9 @@ def proof_remarks(proof: Proof) -> list[Piece]:
         said.append(f" Nor have {len(proof.silent) - NAMED} more.")
     for name, milliseconds in proof.skewed[:NAMED]:
         said.append(f" The clock of {name} is {abs(milliseconds) // 1000} s {'ahead' if milliseconds > 0 else 'behind'}.")
-    if proof.tried:
-        said.append(f" Since then it was tried {times(proof.tried)}, and refused.")
+    if proof.tried.count:
+        least = "at least " if proof.tried.at_least else ""
+        said.append(f" Since then it was tried {least}{times(proof.tried.count)}, and refused.")
     if not proof.ends_sessions:
         said.append(" Sessions that are open already go on until they end.")
     return said

@@ -155,7 +155,7 @@ def draw(drawn: Drawn) -> list[Block]:
     if standing.act is not Act.HOLD or not standing.count:
         return rows
     if drawn.admin and len(standing.credential_ids) > BUTTONS_MAX:
-        return [*rows, line("To release or delete it, run ", code("smtp-bot queue"), " on the mail server.")]
+        return [*rows, line("They are too many for buttons. On each mail server: ", code("smtp-bot queue release USERNAME"), ".")]
     if drawn.admin:
         return [*rows, actions(*buttons(standing.credential_ids))]
     if drawn.helpers:

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, func, select
 
+from storage import credentials
 from storage.audit import What
 from storage.database import Transaction
-from storage.logins import DAY, HOUR, database_time, slot_of
+from storage.logins import DAY, HOUR, SLOT, database_time, slot_of
 from storage.models import AUDIT_EVENTS, MAIL_SERVERS, USAGE, Listed, MailServer, as_row
 
 ALIVE = timedelta(seconds=15)
@@ -33,6 +34,14 @@ def reported(tx: Transaction) -> bool:
 
 
 @dataclass(frozen=True)
+class Tries:
+    """Log-ins that were refused."""
+
+    count: int = 0
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
 class Proof:
     """The living processes that refuse a credential, and by when the first and the last of them knew of the change."""
 
@@ -45,7 +54,7 @@ class Proof:
     """They count in no sum."""
     skewed: Sequence[tuple[str, int]] = ()
     """The names of those whose clock is off, and by how many milliseconds it is ahead of the database's."""
-    tried: int = 0
+    tried: Tries = Tries()
     """How often a log-in with it was refused since."""
     ends_sessions: bool = False
     """Each of the living can be asked whether an open session may go on."""
@@ -65,7 +74,7 @@ def proof(tx: Transaction, username: str, what: What) -> Proof:
         AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
     )
     last = tx.connection.execute(change.order_by(AUDIT_EVENTS.c.id.desc()).limit(1)).first()
-    event, tried = (last.id, _tried(tx, last.credential_id, last.at)) if last else (0, 0)
+    event, tried = (last.id, _tried(tx, last.credential_id, last.id, last.at)) if last else (0, Tries())
     now = database_time(tx)
     query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False)).order_by(MAIL_SERVERS.c.name)
     servers = [as_row(MailServer, row) for row in tx.connection.execute(query)]
@@ -83,9 +92,29 @@ def proof(tx: Transaction, username: str, what: What) -> Proof:
     )
 
 
-def _tried(tx: Transaction, credential_id: str, since: datetime) -> int:
-    refused = select(func.coalesce(func.sum(USAGE.c.refused), 0))
-    return int(tx.connection.scalar(refused.where(USAGE.c.credential_id == credential_id, USAGE.c.slot >= slot_of(since))) or 0)
+def _tried(tx: Transaction, credential_id: str, event: int, since: datetime) -> Tries:
+    """How often it was tried since the audit row `event`.
+
+    Tries are counted by slots. Those of the slot in which it happened count as well, unless it was stopped before: some may be older then.
+    """
+    slot = slot_of(since)
+    refused = select(func.coalesce(func.sum(USAGE.c.refused), 0)).where(USAGE.c.credential_id == credential_id)
+    count = int(tx.connection.scalar(refused.where(USAGE.c.slot >= slot)) or 0)
+    if not count or not _stopped_before(tx, credential_id, event, since):
+        return Tries(count)
+    return Tries(int(tx.connection.scalar(refused.where(USAGE.c.slot > slot)) or 0), at_least=True)
+
+
+def _stopped_before(tx: Transaction, credential_id: str, event: int, since: datetime) -> bool:
+    """Whether log-ins with it were refused already in the slot of `since`."""
+    credential, workspace = credentials.get(tx, credential_id)
+    columns = AUDIT_EVENTS.c
+    suspended = select(columns.id).where(
+        columns.credential_id == credential_id, columns.id < event, columns.action == What.SUSPEND.value, columns.outcome == "done",
+        columns.at >= since - timedelta(seconds=SLOT),
+    )  # fmt: skip
+    stops = (credential.suspended_at, credential.expires_at, workspace.suspended_at)
+    return any(one is not None and one < since for one in stops) or tx.connection.execute(suspended.limit(1)).first() is not None
 
 
 def _replaced(server: MailServer, servers: Sequence[MailServer]) -> bool:

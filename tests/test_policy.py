@@ -19,7 +19,7 @@ from storage.access import Actor
 from storage.audit import Origin, Surface, What
 from storage.database import Database, utc_now
 from storage.errands import BURST
-from storage.logins import Sent, Use
+from storage.logins import Sent, Tried, Use
 from storage.models import CREDENTIALS, WORKSPACES
 from storage.passwords import Hasher
 from tests import raw
@@ -496,6 +496,46 @@ async def test_what_has_no_usual_is_not_said_to_send_more_than_that(play: Stage)
     assert "It sent 2 messages to 100 recipients in the last hour" in told
 
 
+NOON = datetime(2026, 11, 26, 12, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def at_noon(database_url: str, store: Database) -> AsyncIterator[Database]:
+    """The same store, where the clock stands still."""
+    db = Database(database_url, lambda: NOON)
+    yield db
+    await db.close()
+
+
+async def test_since_then_counts_nothing_from_before(at_noon: Database) -> None:
+    made = await make(at_noon)
+
+    async def tried(what: What) -> mail_servers.Tries:
+        return (await at_noon.read(mail_servers.proof, made.username, what)).tried
+
+    async def tries(count: int, at: datetime) -> None:
+        await at_noon.note(logins.record, {}, {}, {made.id: Tried(at, count)})
+
+    await at_noon.change(lifecycle.suspend, BY, made.id)
+    assert await tried(What.SUSPEND) == mail_servers.Tries()
+    await tries(40, NOON)
+    assert await tried(What.SUSPEND) == mail_servers.Tries(40)
+    await raw.change_credentials(at_noon, suspended_at=NOON - timedelta(seconds=1))
+    await at_noon.change(credentials.delete, BY, made.id)
+    assert await tried(What.DELETE) == mail_servers.Tries(0, at_least=True)
+    await tries(3, NOON + timedelta(seconds=logins.SLOT))
+    assert await tried(What.DELETE) == mail_servers.Tries(3, at_least=True)
+
+
+async def test_tries_between_a_suspension_and_its_end_are_no_later_ones(at_noon: Database) -> None:
+    made = await make(at_noon)
+    await at_noon.change(lifecycle.suspend, BY, made.id)
+    await at_noon.note(logins.record, {}, {}, {made.id: Tried(NOON, 40)})
+    await at_noon.change(lifecycle.resume, BY, made.id)
+    await at_noon.change(credentials.delete, BY, made.id)
+    assert (await at_noon.read(mail_servers.proof, made.username, What.DELETE)).tried == mail_servers.Tries(0, at_least=True)
+
+
 SILENT = mail_servers.Silent("mx1:3102", datetime(2026, 11, 26, 22, 43, 10, tzinfo=UTC))
 AT = SILENT.since
 OPEN = "Sessions that are open already go on until they end."
@@ -509,10 +549,13 @@ PROOFS = {
     ),
     f"Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. {OPEN}": mail_servers.Proof(1, [], AT, AT),
     "Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. Since then it was tried once, and refused.": mail_servers.Proof(
-        1, [], AT, AT, tried=1, ends_sessions=True
+        1, [], AT, AT, tried=mail_servers.Tries(1), ends_sessions=True
     ),
     f"Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. Since then it was tried 41 times, and refused. {OPEN}": (
-        mail_servers.Proof(1, [], AT, AT, tried=41)
+        mail_servers.Proof(1, [], AT, AT, tried=mail_servers.Tries(41))
+    ),
+    f"Confirmed: 1 of 1 mail server refuses it since 22:43:10 UTC. Since then it was tried at least 3 times, and refused. {OPEN}": (
+        mail_servers.Proof(1, [], AT, AT, tried=mail_servers.Tries(3, at_least=True))
     ),
     f"Mail servers refuse it from the next log-in on. {OPEN}": mail_servers.Proof(0, [], None, None),
     f"No mail server confirms it now. mx1:3102 has not been heard of since 22:43:10 UTC. {OPEN}": mail_servers.Proof(
