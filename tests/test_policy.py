@@ -1,6 +1,7 @@
 """What `authd` answers about open sessions: who may send as whom, from where, how much; and what it writes down of it."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
