@@ -22,6 +22,7 @@ from storage.names import USERNAME
 from storage.typed import login_name
 
 MESSAGES = 20_000  # that are remembered, so that each counts once
+SHARE = 8  # a process keeps no more than this part of what is left of a limit to itself before it writes it down
 SHOWN = 100  # characters of what somebody else wrote
 LIMIT_TEXTS = {
     "messages_hour": "{} messages an hour",
@@ -78,14 +79,42 @@ class Gate:
         name = login_name(request.username)
         if not USERNAME.fullmatch(name):
             return self._say(name, request, None)
-        refusal = self._judge(await self._look_up(name), request)
+        known = await self._look_up(name)
+        refusal = self._judge(known, request)
         if refusal is not None and refusal.limit is not None:
             async with self._ledger.between_writes():
                 known = await self._look_up(name)
                 refusal = self._judge(known, request, exactly=True)
-                if known is not None and refusal is not None and refusal.limit is not None:
-                    self._ledger.over(known, refusal.limit)
+        if refusal is None and known is not None and request.state == END and self._near(known):
+            refusal = await self._write_down(name, request)
+        if known is not None and refusal is not None and refusal.limit is not None:
+            self._ledger.over(known, refusal.limit)
         return self._say(name, request, refusal)
+
+    def _near(self, known: Known) -> bool:
+        """Whether this process must write down what it counted: others may be as near to the limit without knowing of each other."""
+        if not known.limited:
+            return False
+        messages, recipients = self._ledger.unwritten(known.id)
+        for name in LIMITS:
+            limit = getattr(known, name)
+            mine = messages if name.startswith("messages") else recipients
+            if limit is not None and mine * SHARE > _limit(limit) - known.sums[name]:
+                return True
+        return False
+
+    async def _write_down(self, name: str, request: PolicyRequest) -> _Refusal | None:
+        """Writes down what was counted; when others wrote so much meanwhile that it is too much, this message is taken back and refused."""
+        await self._ledger.write(wait=True)
+        known = await self._look_up(name)
+        if known is None or not known.limited:
+            return None
+        over = next((one for one in LIMITS if getattr(known, one) is not None and known.sums[one] > _limit(getattr(known, one))), None)
+        if over is None:
+            return None
+        self._ledger.take_back(known, request)
+        self._counted.pop(_message(known, request), None)
+        return _too_much(known, over)
 
     def _judge(self, known: Known | None, request: PolicyRequest, exactly: bool = False) -> _Refusal | None:
         """Counts the message when nothing speaks against it.
@@ -104,15 +133,11 @@ class Gate:
             return _Refusal("421 4.7.0", text, "address not allowed")
         if (foreign := _foreign_sender(known, request.sender)) is not None:
             return _Refusal("553 5.7.1", f"This SMTP credential may not send as {foreign}", "sender not allowed")
-        message = (known.id, request.client, request.port, request.instance)
+        message = _message(known, request)
         if request.state == END and request.instance and message in self._counted:
             return None
         if known.limited and (limit := self._above(known, request, exactly)) is not None:
-            stored = _limit(getattr(known, limit))
-            most = f"This SMTP credential may send {LIMIT_TEXTS[limit].format(stored)}"
-            if limit.startswith("recipients") and 0 < stored < request.recipients:
-                return _Refusal("554 5.5.3", f"{most}, and this message alone has {request.recipients}", "limit", limit)
-            return _Refusal("450 4.7.1", f"{most}. Try again later", "limit", limit)
+            return _too_much(known, limit, request.recipients)
         if request.state == END:
             self._counted.keep(message, None)
             self._ledger.sent(known, request)
@@ -144,6 +169,19 @@ class Gate:
             facts = {"username": username, "why": refusal.why, "address": request.client[:SHOWN], "state": request.state[:SHOWN]}
             log.info("sending refused", answer=refusal.code, text=refusal.text, **facts)
         return policy.answer(refusal.code, refusal.text)
+
+
+def _message(known: Known, request: PolicyRequest) -> tuple[str, ...]:
+    return known.id, request.client, request.port, request.instance
+
+
+def _too_much(known: Known, limit: str, recipients: int = 0) -> _Refusal:
+    """`recipients`: of this message, which may be more than any later try could send."""
+    stored = _limit(getattr(known, limit))
+    most = f"This SMTP credential may send {LIMIT_TEXTS[limit].format(stored)}"
+    if limit.startswith("recipients") and 0 < stored < recipients:
+        return _Refusal("554 5.5.3", f"{most}, and this message alone has {recipients}", "limit", limit)
+    return _Refusal("450 4.7.1", f"{most}. Try again later", "limit", limit)
 
 
 def allowed_from(known: Known, remote: str | None) -> bool:

@@ -54,6 +54,14 @@ class Ledger:
             counts.recipients += max(request.recipients, 1)
             counts.bytes += request.size
 
+    def take_back(self, known: Known, request: PolicyRequest) -> None:
+        """What `sent` counted was refused after all."""
+        counts = self._of(known)
+        if counts is not None:
+            counts.messages -= 1
+            counts.recipients -= max(request.recipients, 1)
+            counts.bytes -= request.size
+
     def over(self, known: Known, limit: str) -> None:
         """Something was refused because of this limit, one of `logins.LIMITS`."""
         counts = self._of(known)

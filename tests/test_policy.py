@@ -12,7 +12,7 @@ from sqlalchemy import update
 from bot import impact
 from bot.blocks import flat
 from mailauth.ledger import Ledger
-from mailauth.policy import PolicyReader
+from mailauth.policy import DUNNO, PolicyReader
 from mailauth.sessions import SIZE, Sessions, shared_memory
 from mailauth.verifier import Verifier
 from storage import credentials, lifecycle, logins, mail_servers, passwords
@@ -248,6 +248,28 @@ async def test_what_other_processes_wrote_down_counts(store: Database, authd: Ru
         await other.gate.decide(request_of(message(made, f"other {number}")))
     await other.flush()
     assert [one[:3] for one in await answers(authd, message(made, "a"), message(made, "b"))] == ["DUN", "450"]
+
+
+async def test_of_many_processes_together_no_more_than_the_limit_pass(store: Database, authd: Running) -> None:
+    made = await make(store)
+    await raw.change_credentials(store, messages_hour=10, recipients_day=100)
+    processes = [Verifier(store, authd.hasher) for _ in range(4)]
+
+    async def sends(one: Verifier, number: int) -> bool:
+        answer: bytes = await one.gate.decide(request_of(message(made, f"{number}", client_port=number, recipients=3)))
+        return answer == DUNNO
+
+    passed = [await sends(one, number * 4 + which) for number in range(10) for which, one in enumerate(processes)]
+    assert 8 <= sum(passed) <= 10
+    for one in processes:
+        await one.flush()
+    assert await raw.sql(store, "SELECT sum(messages), sum(recipients) FROM login_counts") == [(sum(passed), 3 * sum(passed))]
+    await raw.sql(store, "DELETE FROM login_counts")
+    at_once = await asyncio.gather(*(sends(one, 100 + number * 4 + which) for number in range(10) for which, one in enumerate(processes)))
+    assert sum(at_once) <= 10
+    for one in processes:
+        await one.flush()
+    assert await raw.one(store, "SELECT sum(messages) FROM login_counts") == sum(at_once)
 
 
 def request_of(given: dict[str, str]) -> Any:
