@@ -252,7 +252,8 @@ async def messages(path: Path, username: str, count: int, session: int = 0) -> i
         for state in STATES:
             writer.write(
                 f"request=smtpd_access_policy\nprotocol_state={state}\nsasl_username={username}\nsender=app@acme.example\n"
-                f"client_address=192.0.2.1\nclient_port={40000 + session}\ninstance={username}.{number}\nrecipient_count=1\nsize=1000\n\n".encode()
+                f"client_address=192.0.2.1\nclient_port={40000 + session}\ninstance={username}.{number}\n"
+                "recipient_count=1\nsize=1000\n\n".encode()
             )
             answer = await asyncio.wait_for(reader.readuntil(b"\n\n"), 120)
         passed += answer == b"action=DUNNO\n\n"
