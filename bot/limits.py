@@ -62,7 +62,7 @@ async def add(request: Request) -> None:
 
 def offer() -> Block:
     """For a modal that creates a credential."""
-    return actions(button("Limits…", ADD, says="Limit from where and how much it may send")) | {"block_id": ADD}
+    return actions(button("Limits…", ADD)) | {"block_id": ADD}
 
 
 def chosen(request: Request) -> Limits:
