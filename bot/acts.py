@@ -33,7 +33,7 @@ ACTS: dict[What, Act] = {
     What.REMIND: Act("Reminding", "reminded of the expiry of", "remind of the expiry of"),
     What.LEAK: Act("Reporting a leak", "posted the password of", "report the leak of"),
     What.REPORT: Act("Reporting a leak", "reported a leak of", "report a leak of"),
-    What.LEAK_GONE: Act("Following a leak", "saw the leaked password disappear of", "follow the leak of"),
+    What.LEAK_GONE: Act("Following a leak", "saw that a message no longer holds the password of", "follow the leak of"),
     What.LIST: Act("Seeing the list", "listed", "see the list"),
     What.OPEN: Act("Seeing that", "opened", "see more than they may"),
     What.LOOK_UP: Act("Looking up", "looked up", "look up"),
@@ -67,11 +67,21 @@ def act_of(event: AuditEvent) -> Act:
     return REVOKING if event.action == What.DELETE and event.subject == REVOKED else ACTS[What(event.action)]
 
 
+LEAKS = {
+    "live": " (it worked)",
+    "previous": " (the old one, which still worked)",
+    "dead": " (it no longer worked)",
+    "unknown": " (only its username was in it)",
+    "deleted": " (it was deleted)",
+    "edited": " (it was edited)",
+}
+"""What the row of a leak says of it."""
 CAUSES = {
     "not_allowed": "not allowed",
     "barred": "people of this kind may not",
     "role_unknown": "Slack didn't tell their role",
     "already_deleted": "it was already deleted",
+    "already_suspended": "it was already suspended",
     "already_owned": "somebody else was given it",
     "no_such_credential": "there is none",
     "name_taken": "the name is taken",

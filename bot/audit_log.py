@@ -3,7 +3,6 @@
 A button turns to older rows, another tells all that a row holds.
 """
 
-import contextlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -59,11 +58,20 @@ async def show(request: Request, target: str, before: int | None, replace: bool 
     await request.allow(Action.ADMINISTER, workspace, What.OPEN)
     about: str | None = target[:ABOUT_MAX] or None
     if about and not PERSON.fullmatch(about):
-        # A channel, a slug or a deleted credential's username may stand in the log too.
-        with contextlib.suppress(NoSuchCredential, AlreadyDeleted):
-            about = (await db.read(listing.find, workspace, about))[0].username
+        about = await db.read(_username_of, workspace, about)
     events, named = await db.read(_rows, workspace, about, before, until)
     await request.show(draw(workspace, events, about, named), replace)
+
+
+def _username_of(tx: Transaction, workspace: Workspace, typed: str) -> str:
+    """Of the credential that is meant, also of one that was deleted; else the text: a channel or a slug may stand in the log too."""
+    try:
+        return listing.find(tx, workspace, typed)[0].username
+    except AlreadyDeleted:
+        return typed
+    except NoSuchCredential:
+        gone = listing.deleted(tx, workspace, typed)
+        return gone.username if gone else typed
 
 
 def _rows(
@@ -119,7 +127,9 @@ def sentence(event: AuditEvent, named: dict[str, str]) -> list[Piece]:
     said: list[Piece] = [when(event.at), "  ", principal(event.user_id), " ", act.done if done else f"tried to {act.tried}"]
     if event.username:
         said += [" ", bold(named.get(event.username, event.username))]
-    if event.subject and event.subject != REVOKED:
+    if event.subject in acts.LEAKS and event.action in (What.LEAK, What.REPORT, What.LEAK_GONE):
+        said.append(acts.LEAKS[event.subject])
+    elif event.subject and event.subject != REVOKED:
         said += [" ", *_subject(event.subject)]
     if not done:
         said.append(f": {acts.why(event.cause)}")

@@ -31,6 +31,7 @@ ROLES_SHOWN = 10
 ROLES_READ = 500
 CHANNELS_SHOWN = 5
 WORD_SHOWN = 40  # characters of an unknown word
+OWNER = "You're an owner of this app: you may do everything in every mail workspace."
 
 Run = Callable[[Request, str], Awaitable[None]]
 """With what stands after the word, as meant."""
@@ -120,7 +121,7 @@ def _standing(tx: Transaction, actor: Actor, workspace: Workspace | None) -> Sta
     channels: list[str] = []
     for one, _ in roles[:CHANNELS_SHOWN]:
         channels += [mapped.channel_id for mapped in workspaces.channels_of(tx, one.id) if not mapped.paused]
-    return Standing([], [], roles, channels[:CHANNELS_SHOWN])
+    return Standing(access.rights(tx, actor, None), [], roles, channels[:CHANNELS_SHOWN])
 
 
 def guess(unknown: str, words: Mapping[str, Word]) -> list[Block]:
@@ -167,7 +168,16 @@ def elsewhere(services: Services, problem: Refusal | None, standing: Standing, a
     if admin and in_a_channel and not isinstance(problem, ChannelPaused):
         buttons.append(button("Connect this channel", OPEN_SETUP, style="primary"))
     rows = [line(*said, "From here you can:")] if buttons else [line(*said)]
-    return [*rows, *([actions(*buttons)] if buttons else []), *roles(standing.roles)]
+    return [*rows, *([actions(*buttons)] if buttons else []), *(roles(standing.roles) or everywhere(standing.held))]
+
+
+def everywhere(held: Sequence[Right]) -> list[Block]:
+    """What the person is in all mail workspaces, of which there are none yet."""
+    if not held:
+        return []
+    if held[0].role is access.Standing.OWNER:
+        return [line(OWNER)]
+    return [line("You're ", texts.HELD[held[0].role], " in all mail workspaces.")]
 
 
 def anywhere(allowed: frozenset[Action]) -> list[Block]:
@@ -185,7 +195,7 @@ def roles(held: Sequence[tuple[Workspace, Right]]) -> list[Block]:
     if not held:
         return []
     if all(right.role is access.Standing.OWNER for _, right in held):
-        return [line("You're an owner of this app: you may do everything in every mail workspace.")]
+        return [line(OWNER)]
     said: list[list[Piece]] = []
     for workspace, right in held[:ROLES_SHOWN]:
         how: list[Piece] = [", through ", principal(right.via)] if right.via.startswith("S") else []

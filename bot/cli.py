@@ -43,7 +43,7 @@ from storage.passwords import Hasher, Style
 from storage.past import Past
 from storage.policy import Policy
 from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
-from storage.typed import TEXT_MAX, login_name
+from storage.typed import FOUND_MAX, TEXT_MAX, login_name
 from storage.typed import read as read_typed
 
 cli = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -139,7 +139,7 @@ def one_or_all(slug: str | None, everywhere: bool) -> None:
 
 def text_of(given: Sequence[str]) -> list[str]:
     """The arguments, with what standard input holds in the place of `-`."""
-    return [sys.stdin.read(TEXT_MAX) if one == "-" else one for one in given]
+    return [sys.stdin.read(TEXT_MAX + 1) if one == "-" else one for one in given]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -611,12 +611,18 @@ class Meant:
 
     found: list[tuple[Credential, Standing | None]]
     unknown: list[str]
+    cut: bool
+    """Some of the text was not looked at."""
+
+    def say_cut(self) -> None:
+        if self.cut:
+            typer.echo(f"Not all was looked at: it is too long, or holds more than {FOUND_MAX}. Give the rest in another go.", err=True)
 
 
 async def meant(shell: Shell, given: Sequence[str]) -> Meant:
     """The credentials whose username or password stands in the texts, each once."""
     found: dict[str, tuple[Credential, Standing | None]] = {}
-    unknown = []
+    unknown, cut = [], False
     hasher = Hasher(threads=1)
     resolver = leaks.Resolver(shell.db, hasher)
     try:
@@ -633,11 +639,12 @@ async def meant(shell: Shell, given: Sequence[str]) -> Meant:
                 if not belongs:
                     unknown.append("a password of nobody's")
                 found |= {credential.id: (credential, standing) for credential, standing in belongs}
+            cut = cut or said.cut
             if not said.usernames and not said.passwords:
                 unknown.append(said.words[:40] if len(text) < 200 and "\n" not in text else "the text")
     finally:
         hasher.close()
-    return Meant(list(found.values()), unknown)
+    return Meant(list(found.values()), unknown, cut)
 
 
 def each(
@@ -647,7 +654,8 @@ def each(
 
     async def work(shell: Shell) -> None:
         named = await meant(shell, given)
-        failed = bool(named.unknown)
+        named.say_cut()
+        failed = bool(named.unknown) or named.cut
         for word in named.unknown:
             result = {"username": word, done: False, "cause": NoSuchCredential.cause}
             typer.echo(json.dumps(result) if as_json else f"{word}: No credential has that username.", err=not as_json)
@@ -750,7 +758,8 @@ def whois(
                 typer.secho(f"  You gave its password, which works: smtp-bot revoke {credential.username}", fg=typer.colors.RED)
         for word in named.unknown:
             typer.echo(f"{word}: No credential has that username.", err=True)
-        if not named.found:
+        named.say_cut()
+        if named.cut or not named.found:
             raise typer.Exit(1)
 
     with_store(work)

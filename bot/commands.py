@@ -6,7 +6,7 @@ Typed words only open modals or show something; nothing is created or deleted by
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import access_modal, audit_log, board, create, delete, listing, revoke, rotate, setup, suspend, whois
-from bot.blocks import Block, Piece, actions, button
+from bot.blocks import Block, Piece, actions, bold, button, code, line
 from bot.board import Run, Word
 from bot.codec import OnCredential, OnWord
 from bot.door import EVERYWHERE, Door, Handler, Request
@@ -16,13 +16,14 @@ from bot.target import Purpose, choose, choose_among, open_picker
 from storage import access, credentials
 from storage.access import Action, Actor
 from storage.database import Transaction
-from storage.models import State
+from storage.models import Credential, State
 from storage.names import looks_like_password
-from storage.refusals import ChannelNotMapped, NoSuchCredential, NoSuchWorkspace, NotAChannel, SurfaceOutdated
+from storage.refusals import ChannelNotMapped, NoSuchWorkspace, NotAChannel, SurfaceOutdated
 from storage.typed import command, read
 
 WHOIS = "whois"
 SLUGS_NAMED = 10
+REVOKED_SHOWN = 5
 
 
 def alone(handler: Handler) -> Run:
@@ -142,21 +143,26 @@ async def refuse_password(request: Request) -> None:
     """A password typed into a command is not used and not repeated; whoever may delete its credential is offered that."""
     says: list[Piece] = ["That looks like an SMTP password, so I didn't use it. If it's real, treat it as leaked."]
     more: list[Block] = []
-    found = next((parsed.credential_id for parsed in read(request.text).passwords if parsed.credential_id), None)
-    if found:
-        actor = await request.actor(EVERYWHERE)
-        if await request.services.db.read(_may_delete, actor, found):
-            value = OnCredential(credential=found, channel=request.channel).encode()
+    resolved = await request.services.resolver.resolve(read(request.text).passwords)
+    actor = await request.actor(EVERYWHERE)
+    theirs = await request.services.db.read(_to_revoke, actor, [one.id for one, _ in resolved])
+    for one in theirs[:REVOKED_SHOWN]:
+        if one.state == State.DELETED:
+            more.append(line(bold(one.name), " was already deleted: nothing is left to do."))
+        else:
+            value = OnCredential(credential=one.id, channel=request.channel).encode()
+            more.append(line(bold(one.name), " (", code(one.username), ")"))
             more.append(actions(button("Revoke it", OPEN_LEAKED, value, style="danger")))
     if not more:
         says.append(" Ask an admin of its mail workspace to revoke that credential.")
     await request.say(says, *more)
 
 
-def _may_delete(tx: Transaction, actor: Actor, credential_id: str) -> bool:
-    """Whether it is there and the person may delete it."""
-    try:
-        credential, workspace = credentials.get(tx, credential_id)
-    except NoSuchCredential:
-        return False
-    return credential.state != State.DELETED and Action.DELETE in access.allowed(access.rights(tx, actor, workspace))
+def _to_revoke(tx: Transaction, actor: Actor, credential_ids: list[str]) -> list[Credential]:
+    """Those that the person may delete, or might have."""
+    found = []
+    for one in dict.fromkeys(credential_ids):
+        credential, workspace = credentials.get(tx, one)
+        if Action.DELETE in access.allowed(access.rights(tx, actor, workspace)):
+            found.append(credential)
+    return found

@@ -339,6 +339,10 @@ class Door:
 
         return offer
 
+    async def list_anew(self, request: Request) -> None:
+        """Draws the list anew in which the person pressed something."""
+        await self._draw(self.draw_list, request)
+
     async def _afterwards(self, then: Callable[[], Awaitable[None]] | None, request: Request) -> None:
         await self._draw(self.draw_list, request)
         if then is not None:

@@ -24,11 +24,17 @@ async def of(request: Request, credential: Credential, workspace: Workspace) -> 
     """The facts of one credential, with what will stop."""
     services = request.services
     traffic = await services.db.read(mail_servers.traffic, [credential.id])
-    return facts(credential, workspace, in_use(credential, traffic[credential.id], services.db.clock(), services.settings.bot_unused_days))
+    stops = in_use(credential, traffic[credential.id], services.db.clock(), services.settings.bot_unused_days)
+    return facts(credential, workspace, traffic[credential.id].reported, stops)
 
 
-def facts(credential: Credential, workspace: Workspace, stops: str | None = None) -> Block:
-    """What a person needs to recognize the credential and to judge what will stop (`in_use`), which stands first."""
+def facts(credential: Credential, workspace: Workspace, reported: bool, stops: str | None = None) -> Block:
+    """What a person needs to recognize the credential and to judge what will stop.
+
+    Args:
+        reported: whether mail servers tell of log-ins at all.
+        stops: `in_use`, which stands first.
+    """
     owner, limited = credential.owner or credential.created_by, limits.brief(credential)
     rows: list[list[Piece]] = [
         *([[bold(stops)]] if stops else []),
@@ -37,15 +43,15 @@ def facts(credential: Credential, workspace: Workspace, stops: str | None = None
         [bold("Mail workspace  "), workspace.name],
         [bold("Created  "), when(credential.created_at), " by ", principal(credential.created_by)],
         *([[bold("Owner  "), principal(owner)]] if owner != credential.created_by else []),
-        [bold("Last used  "), *_used(credential, stops == UNKNOWN)],
+        [bold("Last used  "), *_used(credential, reported)],
         *([[bold("Limits  "), limited]] if limited else []),
     ]
     return lines(*rows)
 
 
-def _used(credential: Credential, unknown: bool) -> list[Piece]:
+def _used(credential: Credential, reported: bool) -> list[Piece]:
     if credential.last_used_at is None:
-        return ["not reported by your mail server" if unknown else "never"]
+        return ["never" if reported else "not reported by your mail server"]
     return [when(credential.last_used_at), f" from {credential.last_used_from or 'an unknown address'}"]
 
 

@@ -22,7 +22,7 @@ from bot.services import Services, new_reference
 from bot.slack import Ok
 from storage import leaks
 from storage.access import Actor
-from storage.audit import Origin, Surface
+from storage.audit import Origin, Surface, What
 from storage.database import OutcomeUnknown, Unavailable
 from storage.leaks import Gone, Resolver, Standing
 from storage.models import Credential, State
@@ -62,7 +62,8 @@ async def used(request: Request) -> None:
 
 async def _view(request: Request, written: list[str], resolved: list[tuple[Credential, Standing]]) -> dict[str, Any]:
     """What the person can do about these usernames, and the credentials of these passwords; what they cannot is reported."""
-    targets = await revoke.look_up(request, list(dict.fromkeys([*written, *(one.username for one, _ in resolved)])))
+    usernames = list(dict.fromkeys([*written, *(one.username for one, _ in resolved)]))
+    targets = await revoke.look_up(request, usernames, What.LOOK_UP)
     # An old password alone is no reason to stop the credential that had it.
     changed = {one.id for one, standing in resolved if standing is Standing.DEAD and one.username not in written}
     more = []
@@ -183,15 +184,18 @@ class Watch:
 
     async def _notice(self, heard: Heard) -> None:
         origin = Origin(Actor(heard.author, heard.team), Surface.EVENT, new_reference(), heard.channel, heard.ts)
-        for credential, standing in await self._resolver.resolve(heard.passwords):
+        resolved = await self._resolver.resolve(heard.passwords)
+        for credential, standing in resolved:
             if standing is not Standing.DEAD:
                 await self._services.db.change(leaks.notice, origin, credential.id, standing)
+        await self._gone(heard.channel, heard.ts, Gone.EDITED, still=frozenset(credential.id for credential, _ in resolved))
 
-    async def _gone(self, channel: str, ts: str, how: Gone) -> None:
+    async def _gone(self, channel: str, ts: str, how: Gone, still: frozenset[str] = frozenset()) -> None:
+        """The message holds none of the passwords that it held, but for `still`."""
         # Slack does not say who deleted it.
         origin = Origin(Actor("slack", self._services.team), Surface.EVENT, new_reference(), channel, ts)
         try:
-            leaked = await self._services.db.read(leaks.leaked_in, channel, ts)
+            leaked = set(await self._services.db.read(leaks.leaked_in, channel, ts)) - still
             if leaked:
                 await self._services.db.change(leaks.gone, origin, sorted(leaked), how)
         except Exception as error:

@@ -103,8 +103,8 @@ async def show(request: Request, wanted: InList, replace: bool = False) -> None:
 
 
 async def draw_anew(request: Request) -> None:
-    """Draws the list that the submitted modal was opened from, where the press that opened it can still be answered."""
-    shown = request.services.lists.find((request.view or {}).get("id", ""))
+    """Draws the list of the press, or that the submitted modal was opened from, where that press can still be answered."""
+    shown = row.list_of(request) or request.services.lists.find((request.view or {}).get("id", ""))
     if shown is None:
         return
     again = Request(request.services, {**request.body, "view": None, "channel_id": shown.channel, "response_url": shown.response_url})

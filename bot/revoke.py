@@ -7,7 +7,7 @@ the modal says of each what became of it. `workspace:SLUG` stops everything of a
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
@@ -61,6 +61,8 @@ class Targets:
     """The ids of the found ones that the person may resume."""
     holdable: bool = False
     """Some mail server takes orders about its queue."""
+    left_out: int = 0
+    """So many more were asked for."""
 
 
 def register(app: AsyncApp, door: Door) -> None:
@@ -94,14 +96,19 @@ async def submit_ask(request: Request) -> Answer:
     return Answer(update(revoke_modal(request, await look_up(request, usernames))))
 
 
-async def look_up(request: Request, usernames: list[str]) -> Targets:
-    """Finds each username, wherever it is. Where the person may not even list, it is unknown to them. Raises PersonBarred, RoleUnknown."""
+async def look_up(request: Request, usernames: list[str], what: What = What.DELETE) -> Targets:
+    """Finds each username, wherever it is. Where the person may not even list, it is unknown to them. Raises PersonBarred, RoleUnknown.
+
+    Args:
+        what: they tried, when they may not.
+    """
     db = request.services.db
     actor = await request.actor(EVERYWHERE)
-    asked = list(dict.fromkeys(usernames))[:MOST]
-    targets, denials = await request.read(What.DELETE, actor, _targets, actor, asked)
+    asked = list(dict.fromkeys(usernames))
+    targets, denials = await request.read(What.DELETE, actor, _targets, actor, asked[:MOST])
+    targets = replace(targets, left_out=max(len(asked) - MOST, 0))
     for refusal, username in denials:
-        await db.change(record_refusal, What.DELETE, request.origin(actor), refusal, username)
+        await db.change(record_refusal, what, request.origin(actor), refusal, username)
     return targets
 
 
@@ -239,7 +246,7 @@ def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more:
     for number, (credential, workspace) in enumerate(targets.found):
         rows += [DIVIDER] if number and few else []
         stops = impact.in_use(credential, targets.traffic[credential.id], now, services.settings.bot_unused_days)
-        rows.append(impact.facts(credential, workspace, stops))
+        rows.append(impact.facts(credential, workspace, targets.traffic[credential.id].reported, stops))
         rows += _one_press(credential, credential.id in targets.resumable) if leaked and few else []
     rows += [_already(one, leaked, services.command) for one in targets.deleted]
     rows += [line("You can't revoke ", code(one.username), " in ", bold(place.name), ".") for one, place in targets.refused]
@@ -248,6 +255,8 @@ def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more:
         for number, username in enumerate(targets.unknown):
             pieces += [", " if number else "", code(username)]
         rows.append(line(*pieces, "."))
+    if targets.left_out:
+        rows.insert(0, line(bold(f"{targets.left_out} more were not looked at. Do these first, then the rest in another go.")))
     title = "Revoke leaked credential" if leaked else "Revoke credentials"
     if not targets.found:
         return notice(rows or [line("There is nothing to revoke.")], title)

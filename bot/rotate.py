@@ -19,11 +19,11 @@ from bot.impact import facts
 from bot.new_password import NewPassword, Outcome
 from bot.target import Purpose, allowed, pressed, register_picker, submitted
 from bot.texts import NotInChannel
-from storage import credentials, lifecycle
+from storage import credentials, lifecycle, mail_servers
 from storage.access import Action
 from storage.audit import Origin, What
 from storage.database import OutcomeUnknown, Unavailable
-from storage.models import Credential, Workspace
+from storage.models import Credential, State, Workspace
 from storage.passwords import Style
 from storage.refusals import BotNotInChannel, ChannelNotMapped, ChannelPaused, DeviceNotAllowed, NoOldPassword, RotationEnded
 
@@ -57,10 +57,11 @@ async def open_modal(request: Request, credential_id: str) -> None:
     now = request.services.db.clock()
     lifecycle.may_rotate(credential, now)
     first_choice = await new_password.usual_channel(request, workspace.id)
-    await request.open(rotate_modal(credential, workspace, request.channel, first_choice, now))
+    shown = facts(credential, workspace, await request.services.db.read(mail_servers.reported))
+    await request.open(rotate_modal(credential, shown, request.channel, first_choice, now))
 
 
-ROTATING = Purpose(Action.CREATE, What.ROTATE, open_modal, OPEN_ROTATE, "Rotate…")
+ROTATING = Purpose(Action.CREATE, What.ROTATE, open_modal, OPEN_ROTATE, "Rotate…", (State.ACTIVE,))
 
 
 async def submit(request: Request) -> Answer:
@@ -157,13 +158,11 @@ async def open_leaked(request: Request, credential_id: str) -> None:
     await request.open(revoke.revoke_modal(request, await revoke.look_up(request, [credential.username]), leaked=True))
 
 
-def rotate_modal(
-    credential: Credential, workspace: Workspace, channel: str | None, first_choice: str | None, now: datetime
-) -> dict[str, Any]:
+def rotate_modal(credential: Credential, shown: Block, channel: str | None, first_choice: str | None, now: datetime) -> dict[str, Any]:
     leaked = button("It leaked: revoke it…", OPEN_LEAKED, OnCredential(credential=credential.id, channel=channel).encode(), style="danger")
     options = {value: option(label, value) for value, (label, _) in OVERLAPS.items()}
     overlap = {"type": "static_select", "options": list(options.values()), "initial_option": options[USUAL]}
-    rows: list[Block] = [line(bold(LEAKED)), actions(leaked), facts(credential, workspace)]
+    rows: list[Block] = [line(bold(LEAKED)), actions(leaked), shown]
     if lifecycle.has_old_password(credential, now) and credential.previous_until:
         rows.append(line("The password before still works until ", when(credential.previous_until), ". It stops when you rotate again."))
     return modal(

@@ -16,6 +16,7 @@ from storage.audit import What
 from storage.lifecycle import has_expired, has_old_password
 from storage.mail_servers import Traffic
 from storage.models import Credential, Listed, State
+from storage.refusals import AlreadyDeleted, IsSuspended, NoSuchCredential, NotSuspended
 
 ROW_MENU = "row_menu"
 MENU_MAX = 5  # options of an overflow menu: docs.slack.dev, reference/block-kit/block-elements/overflow-menu-element
@@ -28,11 +29,20 @@ OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
     Does.EXTEND: expiry.open_modal,
     Does.DELETE: delete.open_modal,
 }
+STALE = (AlreadyDeleted, IsSuspended, NotSuspended, NoSuchCredential)
+"""The row is no longer as it was drawn."""
 BUTTONS = {Does.EXTEND: expiry.OPEN_EXTEND, Does.OWNER: owner.OPEN_OWNER, Does.LIMITS: limits.OPEN_LIMITS}
 
 
 def register(app: AsyncApp, door: Door) -> None:
-    app.action(ROW_MENU)(door.work(chosen))
+    async def act(request: Request) -> None:
+        try:
+            await chosen(request)
+        except STALE:
+            await door.list_anew(request)
+            raise
+
+    app.action(ROW_MENU)(door.work(act))
 
 
 async def chosen(request: Request) -> None:
@@ -41,9 +51,17 @@ async def chosen(request: Request) -> None:
         await open_more(request, token.credential)
     else:
         await OPENS[token.does](request, token.credential)
+    shown = list_of(request)
+    if request.opened and shown is not None:
+        request.services.lists.keep(request.opened, shown)
+
+
+def list_of(request: Request) -> ListMessage | None:
+    """The list in whose row this was chosen; None elsewhere."""
     _, _, place = str(request.action.get("block_id") or "").partition(" ")
-    if request.opened and request.response_url and request.channel and place:
-        request.services.lists.keep(request.opened, ListMessage(request.response_url, request.channel, place))
+    if request.action.get("action_id") != ROW_MENU or not (request.response_url and request.channel and place):
+        return None
+    return ListMessage(request.response_url, request.channel, place)
 
 
 async def open_more(request: Request, credential_id: str) -> None:

@@ -19,10 +19,10 @@ from bot.door import Answer, Door, Request, notice, update
 from bot.impact import facts
 from bot.reason import asked_for, given_reason, reason_field
 from bot.target import Purpose, allowed, pressed, presser, register_picker, submitted
-from storage import lifecycle
+from storage import lifecycle, mail_servers
 from storage.access import Action
 from storage.audit import What
-from storage.models import Credential, State, Workspace
+from storage.models import Credential, State
 from storage.refusals import AlreadyDeleted, IsSuspended, NotSuspended
 
 OPEN_SUSPEND = "open_suspend"
@@ -51,7 +51,7 @@ async def open_modal(request: Request, credential_id: str) -> None:
     credential, workspace = await allowed(request, credential_id, Action.DELETE, What.SUSPEND)
     lifecycle.check_live(credential)
     if credential.state == State.SUSPENDED:
-        raise lifecycle.is_suspended(credential)
+        raise lifecycle.already_suspended(credential)
     await request.open(suspend_modal(credential, await impact.of(request, credential, workspace), request.channel))
 
 
@@ -74,7 +74,9 @@ async def open_resume(request: Request, credential_id: str) -> None:
     lifecycle.check_live(credential)
     if credential.state != State.SUSPENDED:
         raise NotSuspended(credential.name)
-    await request.open(resume_modal(credential, workspace, request.channel, request.services.db.clock()))
+    db = request.services.db
+    shown = facts(credential, workspace, await db.read(mail_servers.reported))
+    await request.open(resume_modal(credential, shown, request.channel, db.clock()))
 
 
 async def submit_resume(request: Request) -> Answer:
@@ -107,8 +109,8 @@ def buttons(suspend: str, undo: str, value: str, suspended: bool) -> Block:
     return button("Undo", undo, value, confirm=sure)
 
 
-SUSPENDING = Purpose(Action.DELETE, What.SUSPEND, open_modal, OPEN_SUSPEND, "Suspend…")
-RESUMING = Purpose(Action.CREATE, What.RESUME, open_resume, OPEN_RESUME, "Resume…")
+SUSPENDING = Purpose(Action.DELETE, What.SUSPEND, open_modal, OPEN_SUSPEND, "Suspend…", (State.ACTIVE,))
+RESUMING = Purpose(Action.CREATE, What.RESUME, open_resume, OPEN_RESUME, "Resume…", (State.SUSPENDED,))
 
 
 def suspend_modal(credential: Credential, facts: Block, channel: str | None) -> dict[str, Any]:
@@ -139,13 +141,13 @@ def suspended_view(credential: Credential, proof: Block | None = None) -> dict[s
     return notice([*rows, *([proof] if proof else [])], "Credential suspended")
 
 
-def resume_modal(credential: Credential, workspace: Workspace, channel: str | None, now: datetime) -> dict[str, Any]:
+def resume_modal(credential: Credential, shown: Block, channel: str | None, now: datetime) -> dict[str, Any]:
     by: list[Piece] = [principal(credential.suspended_by or ""), " suspended it"]
     if credential.suspended_at:
         by += [" (", when(credential.suspended_at), ")"]
     rows = [
         line(bold("The same password works again. If it may have leaked, don't resume: delete the credential.")),
-        facts(credential, workspace),
+        shown,
         line(*by, "."),
     ]
     if lifecycle.has_expired(credential, now) and credential.expires_at:

@@ -37,6 +37,8 @@ class Purpose:
     button: str
     """The action id of a button that does it."""
     label: str
+    states: tuple[State, ...] = (State.ACTIVE, State.SUSPENDED)
+    """Of what it can be done to: nothing else is offered."""
 
 
 async def choose(request: Request, typed: str, purpose: Purpose) -> None:
@@ -61,19 +63,19 @@ async def choose(request: Request, typed: str, purpose: Purpose) -> None:
 async def choose_among(request: Request, usernames: list[str], purpose: Purpose) -> None:
     """Shows those of several typed usernames that this can be done to, to choose from. Raises NoSuchCredential, PersonBarred."""
     actor = await request.actor(EVERYWHERE)
-    found = await request.read(purpose.what, actor, _allowed_of, actor, purpose.action, usernames)
+    found = await request.read(purpose.what, actor, _allowed_of, actor, purpose, usernames)
     if not found:
         raise NoSuchCredential(usernames[0])
     await request.show([line("One at a time. Choose the one you mean."), *choice(found, request.channel, purpose)])
 
 
-def _allowed_of(tx: Transaction, actor: Actor, action: Action, usernames: list[str]) -> list[Credential]:
+def _allowed_of(tx: Transaction, actor: Actor, purpose: Purpose, usernames: list[str]) -> list[Credential]:
     if actor.barred:
         raise PersonBarred(actor.barred)
     found = []
     for one in listing.by_usernames(tx, usernames[:CHOICES_SHOWN]):
         allowed = access.allowed(access.rights(tx, actor, workspaces.by_id(tx, one.workspace_id)))
-        if action in allowed and one.state in (State.ACTIVE, State.SUSPENDED):
+        if purpose.action in allowed and one.state in purpose.states:
             found.append(one)
     return found
 
@@ -101,7 +103,7 @@ def picker(purpose: Purpose) -> SuggestHandler:
         channel = InChannel.decode(request.metadata).channel
         actor = await request.actor(EVERYWHERE)
         words = read(str(request.body.get("value") or "")).words
-        found = await request.services.db.read(_offered, actor, purpose.action, request.services.team, channel, words)
+        found = await request.services.db.read(_offered, actor, purpose, request.services.team, channel, words)
         return [
             option(f"{one.name} ({one.username})", OnCredential(credential=one.id, channel=channel).encode()) for one in found[:OPTIONS_MAX]
         ]
@@ -138,10 +140,11 @@ def _searched(tx: Transaction, actor: Actor, action: Action, team: str, channel:
     return [workspaces.by_id(tx, one.id) for one in found]
 
 
-def _offered(tx: Transaction, actor: Actor, action: Action, team: str, channel: str | None, words: str) -> list[Listed]:
+def _offered(tx: Transaction, actor: Actor, purpose: Purpose, team: str, channel: str | None, words: str) -> list[Listed]:
     found: list[Listed] = []
-    for workspace in _searched(tx, actor, action, team, channel):
-        found += listing.page(tx, workspace, listing.Order.NEWEST, words, size=OPTIONS_MAX - len(found)).rows
+    only = listing.in_state(purpose.states)
+    for workspace in _searched(tx, actor, purpose.action, team, channel):
+        found += listing.page(tx, workspace, listing.Order.NEWEST, words, size=OPTIONS_MAX - len(found), only=only).rows
         if len(found) >= OPTIONS_MAX:
             break
     return found

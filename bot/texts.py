@@ -15,6 +15,7 @@ from storage.refusals import (
     AlreadyDeleted,
     AlreadyOwned,
     AlreadyRequested,
+    AlreadySuspended,
     AskedTooOften,
     Barred,
     BotNotInChannel,
@@ -274,6 +275,10 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return ["That credential was deleted or suspended meanwhile. If you see a new password, it won't work."]
         case NoOldPassword():
             return ["The old password of ", bold(refusal.name), " has already stopped. Nothing changed."]
+        case AlreadySuspended():
+            by, at = principal(refusal.by), when(refusal.at)
+            name, username = bold(refusal.name), code(refusal.username)
+            return [name, " (", username, ") was already suspended, by ", by, " (", at, "). Nothing left to do."]
         case IsSuspended():
             by, at = principal(refusal.by), when(refusal.at)
             return [

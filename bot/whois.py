@@ -3,14 +3,14 @@
 `/smtp whois`, the shortcut of a message, and the global one, which asks. What was pasted is stored and repeated nowhere.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import alarm, blocks, impact, queue, suspend, texts
-from bot.blocks import DIVIDER, Block, Piece, actions, bold, button, line, lines, modal, people, plain, principal, when
+from bot.blocks import DIVIDER, Block, Piece, actions, bold, button, code, line, lines, modal, people, plain, principal, when
 from bot.codec import InWhois, OnCredential
 from bot.delete import OPEN_DELETE
 from bot.door import EVERYWHERE, Answer, Door, Request, notice, update
@@ -147,7 +147,7 @@ async def _rows(request: Request, usernames: list[str], pasted: set[str]) -> lis
     seen = {one.credential.username for one in known}
     if unseen := [username for username in usernames if username not in seen]:
         await services.db.change(_deny, request.origin(actor), unseen[:DENIED])
-    known = known[:SHOWN]
+    more, known = len(known) - SHOWN, known[:SHOWN]
     shown = [one.credential.id for one in known]
     for one in known:
         rows += [DIVIDER] if rows else []
@@ -155,7 +155,18 @@ async def _rows(request: Request, usernames: list[str], pasted: set[str]) -> lis
             credential=one.credential.id, channel=request.channel, shown=shown, pasted=[each for each in shown if each in pasted]
         )
         rows += draw(one, token, services.db.clock(), services.settings.bot_unused_days)
+    if rows and more > 0:
+        rows.append(line(bold(f"And {more} more: ask for them by themselves.")))
+    if rows and unseen:
+        rows.append(line("Not found, or in a workspace that you can't see: ", *_names(unseen), "."))
     return rows
+
+
+def _names(usernames: Sequence[str]) -> list[Piece]:
+    pieces: list[Piece] = []
+    for one in usernames[:SHOWN]:
+        pieces += [", ", code(one)] if pieces else [code(one)]
+    return [*pieces, f" and {len(usernames) - SHOWN} more"] if len(usernames) > SHOWN else pieces
 
 
 def _deny(tx: Transaction, origin: Origin, usernames: list[str]) -> None:
@@ -184,7 +195,7 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
     """What is known of it, and what this person can do about it."""
     credential = known.credential
     stops = impact.in_use(credential, known.traffic, now, unused_days) if credential.state == State.ACTIVE else None
-    rows = [impact.facts(credential, known.workspace, stops)]
+    rows = [impact.facts(credential, known.workspace, known.traffic.reported, stops)]
     states = [_state(known)]
     if credential.expires_at and credential.state != State.DELETED:
         states.append([bold("Expires  "), when(credential.expires_at)])

@@ -26,7 +26,6 @@ from storage.passwords import Hasher, Parsed
 from storage.refusals import NoSuchCredential, TooManyReports
 
 CANDIDATES = 64  # credentials with the same tag that Argon2 decides between
-RESOLVED = 20  # passwords of one text that are looked up
 COMPUTED = 100  # Argon2 computations for one text
 REPORTS_AN_HOUR = 5  # uses of the shortcut that tell somebody, by one person
 LOOKED_BACK = 300  # audit rows that are read for one question
@@ -74,38 +73,40 @@ class Resolver:
     async def resolve(self, found: Sequence[Parsed]) -> list[tuple[Credential, Standing]]:
         """The credentials that these passwords belong to, and what each is worth; those that are nobody's are left out.
 
-        Looks at the first `RESOLVED`, with at most `COMPUTED` computations. Raises Unavailable.
+        With at most `COMPUTED` computations; after that the tag alone tells whether a password that names its credential is right.
+        Raises Unavailable.
         """
         known: list[tuple[Credential, Standing]] = []
         left = COMPUTED
-        for parsed in found[:RESOLVED]:
+        for parsed in found:
             belongs: tuple[Credential, Standing] | None = None
             possible = await self._db.read(candidates, parsed)
             for credential in possible:
-                for phc, standing in _hashes(credential, parsed, self._db.clock()):
-                    if belongs or not left:
+                for phc, tagged, standing in _hashes(credential, parsed, self._db.clock()):
+                    if belongs:
                         break
-                    left -= 1
-                    async with self._turn:
-                        if await self._hasher.verify(phc, parsed.canonical):
-                            belongs = credential, standing
+                    if left:
+                        left -= 1
+                        async with self._turn:
+                            fits = await self._hasher.verify(phc, parsed.canonical)
+                    else:
+                        fits = tagged and parsed.credential_id is not None
+                    belongs = (credential, standing) if fits else None
             if belongs is None and parsed.credential_id and possible:
                 belongs = possible[0], Standing.DEAD
             known += [belongs] if belongs else []
-            if not left:
-                break
         return known
 
 
-def _hashes(credential: Credential, parsed: Parsed, now: datetime) -> list[tuple[str, Standing]]:
-    """The credential's hashes that may be this password's, and what it would be worth."""
+def _hashes(credential: Credential, parsed: Parsed, now: datetime) -> list[tuple[str, bool, Standing]]:
+    """The credential's hashes that may be this password's, whether the tag says so, and what it would be worth."""
     tag = passwords.tag(parsed.canonical)
     previous = Standing.PREVIOUS if has_old_password(credential, now) else Standing.DEAD
     both = (
         (credential.password_hash, credential.password_tag, Standing.LIVE),
         (credential.previous_hash, credential.previous_tag, previous),
     )
-    return [(phc, standing) for phc, stored, standing in both if phc and stored in (None, tag)]
+    return [(phc, stored is not None, standing) for phc, stored, standing in both if phc and stored in (None, tag)]
 
 
 # --- a message that leaks: `origin` names its channel, and its ts as the source ---

@@ -17,6 +17,7 @@ from storage.database import Transaction
 from storage.limits import Limits
 from storage.models import CREDENTIALS, LIVE, Credential, Listed, State, Workspace, milliseconds
 from storage.refusals import (
+    AlreadySuspended,
     ChannelNotMapped,
     ExpiryInvalid,
     ExpiryProblem,
@@ -191,13 +192,13 @@ def suspend(
         at_once: with one press, where nobody can be asked for a reason.
 
     Raises:
-        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, IsSuspended, ReasonRequired.
+        NotAllowed, RoleUnknown, PersonBarred, NoSuchCredential, AlreadyDeleted, AlreadySuspended, ReasonRequired.
     """
     with attempt(tx, What.SUSPEND, origin, reason) as current:
         credential, workspace = _allowed(current, credential_id, Action.DELETE)
         check_live(credential)
         if credential.state == State.SUSPENDED:
-            raise is_suspended(credential)
+            raise already_suspended(credential)
         if not at_once:
             policy.check_reason(workspace, reason)
         current.credential = credential = save(
@@ -297,10 +298,14 @@ def _some(tx: Transaction, *which: ColumnElement[bool]) -> list[Credential]:
     return rows(tx, select(CREDENTIALS).where(*which).limit(SWEEP_BATCH))
 
 
-def is_suspended(credential: Credential) -> IsSuspended:
+def is_suspended(credential: Credential, refusal: type[IsSuspended] = IsSuspended) -> IsSuspended:
     if credential.suspended_by is None or credential.suspended_at is None:
         raise ValueError(f"{credential.username} is not suspended")
-    return IsSuspended(credential.name, credential.username, credential.suspended_by, credential.suspended_at)
+    return refusal(credential.name, credential.username, credential.suspended_by, credential.suspended_at)
+
+
+def already_suspended(credential: Credential) -> IsSuspended:
+    return is_suspended(credential, AlreadySuspended)
 
 
 def _about(current: Attempt, credential_id: str) -> Credential:

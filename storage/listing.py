@@ -107,6 +107,19 @@ def find(tx: Transaction, workspace: Workspace, target: str, limit: int = 10) ->
     raise NoSuchCredential(target, _closest(tx, workspace, key))
 
 
+def in_state(states: Sequence[State]) -> list[ColumnElement[bool]]:
+    """What is so of the live credentials in these states, for `page`."""
+    return [] if {State.ACTIVE, State.SUSPENDED} <= set(states) else [CREDENTIALS.c.state.in_([one.value for one in states])]
+
+
+def deleted(tx: Transaction, workspace: Workspace, name: str) -> Credential | None:
+    """The last one of the workspace that had this name and is deleted."""
+    key = names.name_key(name.strip())
+    which = (CREDENTIALS.c.workspace_id == workspace.id, CREDENTIALS.c.name_key == key, CREDENTIALS.c.state == State.DELETED.value)
+    query = select(CREDENTIALS).where(*which).order_by(CREDENTIALS.c.deleted_at.desc()).limit(1)
+    return next(iter(rows(tx, query)), None) if key and _storable(key) else None
+
+
 def is_named(credential: Credential, target: str) -> bool:
     """Whether the typed text is the credential's whole name or username, not only a part of it."""
     return names.name_key(target.strip()) == credential.name_key or target.strip().lower() == credential.username

@@ -292,6 +292,12 @@ class IsSuspended(Refusal):
         self.at = at
 
 
+class AlreadySuspended(IsSuspended):
+    """It was to be suspended."""
+
+    cause = "already_suspended"
+
+
 class NotSuspended(Refusal):
     cause = "not_suspended"
 

@@ -23,7 +23,7 @@ READ_MAX = 10 * TEXT_MAX  # characters of all decodings of one text
 DEPTH = 4  # encodings within encodings that are undone
 BASE64_MAX = 200  # runs that are decoded
 QUOTES_MAX = 8  # kinds of quotes around quotes
-FOUND_MAX = 50  # usernames, passwords and mentions, each
+FOUND_MAX = 500  # usernames, passwords and mentions, each
 
 _USERNAME = re.compile(rf"(?<![a-z0-9])(?<![a-z0-9]-){names.USERNAME.pattern}(?!-*[a-z0-9])")
 
@@ -70,22 +70,27 @@ class Typed:
     """With a right checksum; in the order of `usernames`."""
     mentions: list[str] = field(default_factory=list)
     """Slack's ids of the people, channels and user groups that it refers to."""
+    cut: bool = False
+    """It was too long, or held more than `FOUND_MAX`: some of it was not looked at."""
 
 
 def read(text: str) -> Typed:
     """What a person meant by a text from Slack, a form, a terminal or a file."""
-    text = text[:TEXT_MAX]
-    typed = Typed(words=_plain(text), mentions=_mentions(text))
+    whole, text = text, text[:TEXT_MAX]
+    usernames: dict[str, None] = {}
+    found: dict[str, Parsed] = {}
+    cut = len(whole) > TEXT_MAX
     for part in readings(text):
         for match in _USERNAME.finditer(part.lower()):
-            if len(typed.usernames) < FOUND_MAX and match[0] not in typed.usernames:
-                typed.usernames.append(match[0])
+            cut = cut or (len(usernames) >= FOUND_MAX and match[0] not in usernames)
+            if len(usernames) < FOUND_MAX:
+                usernames[match[0]] = None
         for parsed in passwords.find(part):
-            if len(typed.passwords) >= FOUND_MAX:
+            if len(found) >= FOUND_MAX:
+                cut = cut or parsed.canonical not in found
                 break
-            if parsed.canonical not in [one.canonical for one in typed.passwords]:
-                typed.passwords.append(parsed)
-    return typed
+            found.setdefault(parsed.canonical, parsed)
+    return Typed(_plain(text), list(usernames), list(found.values()), _mentions(text), cut)
 
 
 def command(text: str, name: str) -> tuple[str, str]:

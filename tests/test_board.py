@@ -11,6 +11,7 @@ from storage import asking, errands, grants, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.refusals import AskedTooOften
+from tests import raw
 from tests.stage import BY_TEST, Stage
 
 
@@ -47,6 +48,19 @@ async def test_without_a_role_it_says_who_can_give_one(play: Stage) -> None:
     assert "[" not in shown.replace("[/", "")
     await play.gus.types(play.lobby, "/smtp")
     await play.gus.sees("Guests can't manage SMTP credentials", play.lobby)
+
+
+async def test_an_owner_before_the_first_workspace_connects_the_channel(play: Stage) -> None:
+    for table in ("role_grants", "channel_mappings", "workspaces"):
+        await raw.sql(play.db, f"DELETE FROM {table}")
+    shown = await board(play, play.olga, play.lobby)
+    assert "[Connect this channel]" in shown
+    assert "You're an owner of this app: you may do everything in every mail workspace." in shown
+    assert "Ask @olga" not in shown
+    assert "Ask @olga for one." in await board(play, play.mia, play.lobby)
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, play.rita.id, Role.ADMIN, None)
+    shown = await board(play, play.rita, play.lobby)
+    assert ("[Connect this channel]" in shown, "an admin in all mail workspaces" in shown) == (True, True)
 
 
 async def test_its_buttons_lead_to_the_act(play: Stage) -> None:

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.stage import Stage
+from storage import credentials
+from tests.stage import BY_TEST, Stage, password_in
 
 
 @pytest.mark.parametrize("typed", ["/smtp", "/smtp help", "/smtp HELP"])
@@ -64,6 +65,27 @@ async def test_a_password_typed_into_a_command_is_not_used_and_not_repeated(play
     assert not [one.what for one in sent if password in one.sent]
     assert password not in play.logs.getvalue()
     assert [event for event in await play.events() if password in str(event)] == []
+
+
+async def test_a_device_password_too_is_offered_for_revoking_and_what_was_revoked_is_said(play: Stage) -> None:
+    await play.wanda.types(play.mail, "/smtp create Printer")
+    await play.wanda.sees_modal("New SMTP credential")
+    play.wanda.ticks("Device", "Short password for a printer or another device")
+    await play.wanda.submits()
+    password = password_in(play.wanda, await play.wanda.sees(": Printer\n", play.mail)).canonical
+    await play.settled()
+    other = await play.create(play.wanda, "Relay")
+    await play.adam.types(play.mail, f"/smtp revoke {password} {other}")
+    message = await play.adam.sees("That looks like an SMTP password, so I didn't use it", play.mail)
+    text = play.adam.read(message)
+    assert ("Printer (smtp-" in text, "Relay (smtp-" in text, text.count("[Revoke it]")) == (True, True, 2)
+    for one in await play.credentials():
+        await play.db.change(credentials.delete, BY_TEST, one.id)
+    await play.adam.types(play.mail, f"/smtp whose {other}")
+    text = play.adam.read(await play.adam.sees("Relay was already deleted: nothing is left to do.", play.mail))
+    assert ("Revoke it" in text, "Ask an admin" in text) == (False, False)
+    await play.mia.types(play.mail, f"/smtp whose {other}")
+    assert "Relay" not in play.mia.read(await play.mia.sees("Ask an admin of its mail workspace", play.mail))
 
 
 async def test_the_command_works_in_a_direct_message_only_to_say_where(play: Stage) -> None:

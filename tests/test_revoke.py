@@ -8,7 +8,7 @@ import pytest
 
 from mailauth.verifier import Verifier
 from sandbox.people import NotSeen, Person
-from storage import audit, grants, logins, passwords, typed
+from storage import audit, credentials, grants, lifecycle, logins, passwords, typed
 from storage.access import Role
 from storage.logins import Sent, Use
 from storage.passwords import Hasher
@@ -329,3 +329,57 @@ async def test_a_new_responder_counts_within_seconds(play: Stage) -> None:
     await play.settled()
     await newcomer.types(play.lobby, f"/smtp revoke {username}")
     await newcomer.sees_modal("can't be undone")
+
+
+async def test_more_than_a_modal_holds_are_said_to_be_left_out(play: Stage) -> None:
+    await made(play, "Relay")
+    [username] = [one.username for one in await play.credentials()]
+    many = " ".join([username, *(f"smtp-acme-{number:08d}" for number in range(60))])
+    await play.rex.types(play.mail, f"/smtp revoke {many}")
+    assert "11 more were not looked at." in play.rex.read(await play.rex.sees_modal("Relay"))
+    await play.rex.closes()
+    await play.rex.types(play.mail, f"/smtp whois {username} smtp-acme-00000000")
+    await play.rex.sees("Not found, or in a workspace that you can't see: smtp-acme-00000000.", play.mail)
+    for number in range(9):
+        await play.create(play.wanda, f"App {number}")
+    await play.rex.types(play.mail, "/smtp whois " + " ".join(one.username for one in await play.credentials()))
+    await play.rex.sees("And 2 more: ask for them by themselves.", play.mail)
+
+
+@pytest.mark.parametrize(("word", "offered"), [("suspend", "Relay"), ("resume", "Printer"), ("rotate", "Relay")])
+async def test_a_picker_offers_what_it_can_be_done_to(play: Stage, word: str, offered: str) -> None:
+    await made(play, "Relay", "Printer")
+    printer = next(one for one in await play.credentials() if one.name == "Printer")
+    await play.db.change(lifecycle.suspend, BY_TEST, printer.id)
+    await play.wanda.types(play.mail, f"/smtp {word}")
+    await play.wanda.sees_modal("which credential?")
+    found = await play.wanda.searches("Part of a name or username", "")
+    assert [one.partition(" ")[0] for one in found] == [offered]
+
+
+async def test_last_use_that_nobody_reports_is_claimed_nowhere(play: Stage) -> None:
+    await made(play, "Relay")
+    [credential] = await play.credentials()
+    for typed_ in ("/smtp rotate Relay", "/smtp delete Relay"):
+        await play.wanda.types(play.mail, typed_)
+        assert "Last used  not reported by your mail server" in play.wanda.read(await play.wanda.sees_modal("Last used"))
+        await play.wanda.closes()
+    await play.db.change(lifecycle.suspend, BY_TEST, credential.id)
+    for typed_ in ("/smtp resume Relay", "/smtp delete Relay"):
+        await play.wanda.types(play.mail, typed_)
+        assert "Last used  not reported by your mail server" in play.wanda.read(await play.wanda.sees_modal("Last used"))
+        await play.wanda.closes()
+    await play.wanda.types(play.mail, f"/smtp whois {credential.username}")
+    assert "Last used  not reported by your mail server" in play.wanda.read(await play.wanda.sees("Suspended by", play.mail))
+
+
+async def test_a_list_whose_row_was_gone_when_it_was_pressed_is_drawn_anew(play: Stage) -> None:
+    await made(play, "Relay", "Printer")
+    await play.rex.types(play.mail, "/smtp list")
+    shown = await play.rex.sees("SMTP credentials in Acme (2)", play.mail)
+    relay = next(one for one in await play.credentials() if one.name == "Relay")
+    await play.db.change(credentials.delete, BY_TEST, relay.id)
+    await play.rex.chooses("Delete…", near="Relay", where=shown)
+    await play.rex.sees("was already deleted", play.mail)
+    drawn = play.rex.read(await play.rex.sees("SMTP credentials in Acme (1)", play.mail))
+    assert "Relay" not in drawn

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 from sandbox.slack import Fault
-from storage import audit, grants, workspaces
+from storage import audit, credentials, grants, workspaces
 from storage.access import Role
 from tests.stage import BY_TEST, Stage
 
@@ -194,6 +194,20 @@ async def test_the_audit_log_is_read_by_admins(play: Stage) -> None:
     verdict = await play.db.read(audit.verify)
     assert verdict.broken is None
     assert verdict.rows > 25
+
+
+async def test_the_audit_log_knows_names_of_deleted_ones_and_says_leaks_in_words(play: Stage) -> None:
+    password = await play.create(play.wanda, "Website relay")
+    [credential] = await play.credentials()
+    message = await play.mia.posts(play.mail, f"oops {password}")
+    await play.rita.uses_shortcut("Revoke leaked credential", message)
+    await play.rita.sees_modal("I've told the people who can revoke it.")
+    await play.db.change(credentials.delete, BY_TEST, credential.id)
+    await play.adam.types(play.mail, "/smtp audit website relay")
+    shown = play.adam.read(await play.adam.sees(f"about {credential.username}", play.mail))
+    assert "shell:test deleted Website relay" in shown
+    assert "@rita reported a leak of Website relay (it worked)" in shown
+    assert "@rita tried to delete" not in shown
 
 
 async def test_the_audit_log_holds_no_ways_into_slack(play: Stage) -> None:

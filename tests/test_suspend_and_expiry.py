@@ -79,7 +79,8 @@ async def test_who_suspends_twice_reads_who_was_first(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     await suspend(play)
     await play.wanda.types(play.mail, "/smtp suspend Relay")
-    await play.wanda.sees("is suspended, by @rex")
+    await play.wanda.sees("was already suspended, by @rex")
+    assert "Resume it first" not in play.wanda.screen()
     await play.rita.types(play.mail, "/smtp suspend Relay")
     await play.rita.sees("Suspending needs the responder role")
 
