@@ -103,21 +103,28 @@ async def remove(request: Request) -> None:
 
 async def _view(request: Request, workspace: Workspace, owner: bool, step: int = 0, filled: Filled = NOTHING) -> dict[str, Any]:
     held = await request.services.db.read(grants.of_workspace, request.services.team, workspace)
-    return access_view(workspace, held, await _user_groups(request), owner, request.channel, step, filled)
+    return access_view(workspace, held, await user_groups(request), owner, request.channel, step, filled)
 
 
 async def suggest_groups(request: Request) -> list[Block]:
     """For a Slack team with more user groups than a menu holds. Handles are everybody's to see."""
     typed = read(str(request.body.get("value") or "")).words.lower().removeprefix("@")
-    return [option(handle, group) for group, handle in await _user_groups(request) if typed in handle.lower()][:OPTIONS_MAX]
+    return [option(handle, group) for group, handle in await user_groups(request) if typed in handle.lower()][:OPTIONS_MAX]
 
 
-async def _user_groups(request: Request) -> list[tuple[str, str]]:
+async def user_groups(request: Request) -> list[tuple[str, str]]:
     """(id, handle) of the Slack team's user groups; none where the plan has none or Slack does not answer."""
     match await request.services.slack.groups():
         case Ok(groups):
             return [(group.id, f"@{group.handle}") for group in groups]
     return []
+
+
+def group_menu(options: list[Block]) -> dict[str, Any]:
+    """With the action id `GROUP`: a menu of these, or, of more than fit into one, of those that match what is typed."""
+    if len(options) > OPTIONS_MAX:
+        return {"type": "external_select", "min_query_length": 0, "placeholder": plain("Part of its handle")}
+    return {"type": "static_select", "options": options}
 
 
 def access_view(
@@ -149,9 +156,7 @@ def access_view(
     rows += [DIVIDER, field("Person", f"person {step}", person, optional=True)]
     if groups:
         options = {group: option(handle, group) for group, handle in groups}
-        menu: dict[str, Any] = {"type": "static_select", "options": list(options.values())}
-        if len(options) > OPTIONS_MAX:
-            menu = {"type": "external_select", "min_query_length": 0, "placeholder": plain("Part of its handle")}
+        menu = group_menu(list(options.values()))
         if filled.principal in options:
             menu["initial_option"] = options[filled.principal or ""]
         warning = "Anyone who can edit a user group can give themselves its role."

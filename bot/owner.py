@@ -10,7 +10,8 @@ from typing import Any
 from slack_bolt.app.async_app import AsyncApp
 
 from bot import blocks, texts
-from bot.blocks import OPTIONS_MAX, Block, Piece, actions, bold, button, code, field, foot, line, modal, option, people, plain, principal
+from bot.access_modal import GROUP, group_menu, user_groups
+from bot.blocks import Block, Piece, actions, bold, button, code, field, foot, line, modal, option, people, plain, principal
 from bot.codec import OnOwner
 from bot.door import Answer, Door, InputInvalid, Request, notice, update
 from bot.slack import Away, Ok, Refused
@@ -109,14 +110,6 @@ async def suspend(request: Request) -> None:
         await request.draw_anew()
 
 
-async def user_groups(request: Request) -> list[tuple[str, str]]:
-    """(id, handle) of the Slack team's user groups; none where the plan has none or Slack does not answer."""
-    match await request.services.slack.groups():
-        case Ok(groups):
-            return [(group.id, f"@{group.handle}") for group in groups][:OPTIONS_MAX]
-    return []
-
-
 def owner_modal(credential: Credential, workspace: Workspace, groups: list[tuple[str, str]], token: OnOwner) -> dict[str, Any]:
     owner = credential.owner or credential.created_by
     rows: list[Block] = [
@@ -124,8 +117,9 @@ def owner_modal(credential: Credential, workspace: Workspace, groups: list[tuple
         field("Person", "person", {"type": "users_select"}, "Reads reminders about it. Owning it gives no role.", optional=True),
     ]
     if groups:
-        element = {"type": "static_select", "options": [option(handle, group) for group, handle in groups]}
-        rows.append(field("Or a user group", "group", element, "It is mentioned in the workspace's channels instead.", optional=True))
+        element = group_menu([option(handle, group) for group, handle in groups])
+        hint = "It is mentioned in the workspace's channels instead."
+        rows.append(field("Or a user group", "group", element, hint, optional=True, action_id=GROUP))
     return modal("Owner", rows, OWNER, submit="Save", close="Cancel", metadata=token.encode())
 
 

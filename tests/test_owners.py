@@ -59,10 +59,10 @@ async def test_a_credential_belongs_to_its_creator_until_a_writer_gives_it_to_so
     await wanda.submits()
     assert "Choose a person or a user group." in wanda.read(await wanda.sees_modal("Owner"))
     wanda.picks("person", mia)
-    wanda.picks("group", "@oncall")
+    wanda.picks("Or a user group", "@oncall")
     await wanda.submits()
     assert "You chose a person and a group." in wanda.read(await wanda.sees_modal("Owner"))
-    wanda.picks("group", None)
+    wanda.picks("Or a user group", None)
     await wanda.submits()
     await wanda.sees_modal("belongs to @mia now")
     await play.settled()
@@ -109,6 +109,18 @@ async def test_reminders_go_to_the_owner_and_to_a_group_in_the_channel(play: Sta
     ) == 1
     [group] = [one for one in about(play.rex, play, "Printer") if " expires (" in one]
     assert "For @oncall, who own it" in group
+
+
+async def test_any_of_many_user_groups_can_be_the_owner(play: Stage) -> None:
+    groups = [play.slack.add_group(f"group{number:03d}") for number in range(130)]
+    await play.create(play.wanda, "Relay")
+    await more(play.wanda, play, "Relay", "Owner…")
+    await play.wanda.sees_modal("belongs to @wanda")
+    assert await play.wanda.searches("Or a user group", "group12") == [f"@group12{number}" for number in range(10)]
+    play.wanda.picks("Or a user group", "@group129")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("belongs to @group129 now")
+    assert [one.owner for one in await play.credentials()] == [groups[129].id]
 
 
 async def test_when_somebody_leaves_their_roles_end_and_admins_read_what_they_owned_once(play: Stage) -> None:
