@@ -45,6 +45,8 @@ class Word:
     arguments: str
     says: str
     needs: Action | None = None
+    anywhere: bool = False
+    """It works on the person's other workspaces from any channel."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,12 @@ class Standing:
     """Some that are connected to those workspaces."""
 
     @property
+    def here(self) -> frozenset[Action]:
+        return access.allowed(self.held)
+
+    @property
     def allowed(self) -> frozenset[Action]:
+        """Here, and in each workspace in which they have a role."""
         return access.allowed([*self.held, *(right for _, right in self.roles)])
 
 
@@ -91,7 +98,7 @@ async def show(request: Request, words: Mapping[str, Word], unknown: str | None 
         workspace = await services.db.read(workspaces.of_channel, services.team, request.in_channel())
     except (ChannelNotMapped, ChannelPaused, NotAChannel) as refusal:
         problem = refusal
-    actor = await request.actor(workspace or EVERYWHERE, member=workspace is not None)
+    actor = await request.actor(EVERYWHERE, member=workspace is not None)
     standing = await request.read(What.OPEN, actor, _standing, actor, workspace)
     rows: list[Block] = []
     if unknown is not None:
@@ -100,12 +107,13 @@ async def show(request: Request, words: Mapping[str, Word], unknown: str | None 
         rows += here(workspace, standing)
     else:
         rows += elsewhere(services, problem, standing, str(request.body.get("api_app_id") or ""))
-    shown = [(name, word) for name, word in words.items() if word.needs is None or word.needs in standing.allowed]
+    may = {True: standing.allowed, False: standing.here if workspace else standing.allowed}
+    shown = [(name, word) for name, word in words.items() if word.needs is None or word.needs in may[word.anywhere]]
     if not teaches:
         await request.show(rows)
         return
     rows.append(lines(*([code(f"{services.command} {name} {word.arguments}".strip()), f"  {word.says}"] for name, word in shown)))
-    if workspace and Action.CREATE in standing.allowed:
+    if workspace and Action.CREATE in standing.here:
         rows.append(line(texts.GONE_PASSWORD))
     rows.append(foot(f"For support: Slack team {services.team} · channel {request.channel} · you {request.user}"))
     await request.show(rows)
@@ -115,9 +123,9 @@ def _standing(tx: Transaction, actor: Actor, workspace: Workspace | None) -> Sta
     """Raises PersonBarred."""
     if actor.barred:
         raise PersonBarred(actor.barred)
-    if workspace is not None:
-        return Standing(access.rights(tx, actor, workspace), access.helpers(tx, actor.team, workspace), [], [])
     roles = access.roles(tx, actor, ROLES_READ)
+    if workspace is not None:
+        return Standing(access.rights(tx, actor, workspace), access.helpers(tx, actor.team, workspace), roles, [])
     channels: list[str] = []
     for one, _ in roles[:CHANNELS_SHOWN]:
         channels += [mapped.channel_id for mapped in workspaces.channels_of(tx, one.id) if not mapped.paused]
@@ -135,12 +143,12 @@ def guess(unknown: str, words: Mapping[str, Word]) -> list[Block]:
 
 def here(workspace: Workspace, standing: Standing) -> list[Block]:
     """In a mail channel."""
-    allowed, buttons = standing.allowed, []
+    allowed, buttons = standing.here, []
     if Action.CREATE in allowed:
         buttons.append(button("Create credential", CREATE, style="primary"))
     if Action.LIST in allowed:
         buttons.append(button("Show credentials", SHOW))
-    buttons += anywhere(allowed)
+    buttons += anywhere(standing.allowed)
     if Action.ADMINISTER in allowed:
         buttons.append(button("Set up this channel", OPEN_SETUP))
     rows = [line("This channel manages SMTP credentials in ", bold(workspace.name), ".")]

@@ -88,7 +88,7 @@ GRAMMAR: dict[str, Word] = {
     "create": Word(create.open_modal, "Website relay", "make a credential; you'll see its password once", Action.CREATE),
     "list": Word(listing.typed, "", "newest first; add oldest, or part of a name", Action.LIST),
     "delete": Word(on_credential("delete", delete.DELETING), "Website relay", "delete it; I'll ask you to confirm", Action.DELETE),
-    "revoke": Word(revoke_, "smtp-… smtp-…", "stop leaked ones at once, in any channel", Action.DELETE),
+    "revoke": Word(revoke_, "smtp-… smtp-…", "stop leaked ones at once, in any channel", Action.DELETE, anywhere=True),
     "rotate": Word(
         on_credential("rotate", rotate.ROTATING),
         "Website relay",
@@ -97,7 +97,7 @@ GRAMMAR: dict[str, Word] = {
     ),
     "suspend": Word(on_credential("suspend", suspend.SUSPENDING), "Website relay", "stop it for now; it can be resumed", Action.DELETE),
     "resume": Word(on_credential("resume", suspend.RESUMING), "Website relay", "let a suspended one work again", Action.CREATE),
-    WHOIS: Word(whois_, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST),
+    WHOIS: Word(whois_, "smtp-acme-7k2m9x4q", "whose is this username, password or log line?", Action.LIST, anywhere=True),
     "setup": Word(alone(setup.open_modal), "", "connect this channel to a mail workspace", Action.ADMINISTER),
     "access": Word(access_modal.typed, "", "see, give and take roles; add @person and a role", Action.ADMINISTER),
     "audit": Word(audit_log.typed, "", "who did what; add a username or @person", Action.ADMINISTER),

@@ -63,6 +63,13 @@ async def test_an_owner_before_the_first_workspace_connects_the_channel(play: St
     assert ("[Connect this channel]" in shown, "an admin in all mail workspaces" in shown) == (True, True)
 
 
+async def test_in_a_mail_channel_too_it_offers_what_works_in_other_workspaces(play: Stage) -> None:
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, play.mia.id, Role.RESPONDER, play.zeta.id)
+    shown = await board(play, play.mia, play.mail)
+    assert ("[Revoke…]" in shown, "[Whose is this?]" in shown, "/smtp revoke" in shown) == (True, True, True)
+    assert ("[Create credential]" in shown, "/smtp delete" in shown, "/smtp create" in shown) == (False, False, False)
+
+
 async def test_its_buttons_lead_to_the_act(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     [credential] = await play.credentials()
