@@ -16,7 +16,7 @@ from storage import access, credentials, listing, workspaces
 from storage.access import Action, Actor
 from storage.audit import Origin, What, record_refusal
 from storage.database import Transaction
-from storage.models import Credential, Listed, State, Workspace
+from storage.models import CREDENTIALS, Credential, Listed, State, Workspace
 from storage.refusals import NoSuchCredential, NotAllowed, PersonBarred, RoleUnknown
 from storage.typed import read
 
@@ -143,7 +143,12 @@ def _searched(tx: Transaction, actor: Actor, action: Action, team: str, channel:
 def _offered(tx: Transaction, actor: Actor, purpose: Purpose, team: str, channel: str | None, words: str) -> list[Listed]:
     found: list[Listed] = []
     only = listing.in_state(purpose.states)
-    for workspace in _searched(tx, actor, purpose.action, team, channel):
+    searched = _searched(tx, actor, purpose.action, team, channel)
+    if len(searched) == WORKSPACES_SEARCHED and words:
+        # There may be more than can be gone through one by one.
+        where = access.within(tx, actor, purpose.action, CREDENTIALS.c.workspace_id)
+        return listing.anywhere(tx, words, OPTIONS_MAX, [*where, *only])
+    for workspace in searched:
         found += listing.page(tx, workspace, listing.Order.NEWEST, words, size=OPTIONS_MAX - len(found), only=only).rows
         if len(found) >= OPTIONS_MAX:
             break

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, literal, select, union, union_all
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, union, union_all
 
 from storage.database import Transaction
 from storage.models import CHANNEL_MAPPINGS, MOMENTS, ROLE_GRANTS, WORKSPACES, Workspace, as_row
@@ -257,16 +257,22 @@ def visible_workspaces(tx: Transaction, actor: Actor, action: Action, limit: int
     """The workspaces in which the actor may do this by a grant or as an owner, by name, at most `limit`."""
     if actor.barred:
         return []
-    query = _CHOICES
-    if not actor.owner:
-        granted = (
-            _GRANTS.team_id == actor.team,
-            _GRANTS.principal.in_([actor.user, *actor.groups]),
-            _GRANTS.role.in_([role.value for role in Role if action in TABLE[role]]),
-        )
-        if tx.connection.execute(select(_GRANTS.id).where(*granted, _EVERYWHERE).limit(1)).first() is None:
-            query = query.where(WORKSPACES.c.id.in_(select(_GRANTS.workspace_id).where(*granted)))
+    query = _CHOICES.where(*within(tx, actor, action, WORKSPACES.c.id))
     return [Choice(*row) for row in tx.connection.execute(query.limit(limit))]
+
+
+def within(tx: Transaction, actor: Actor, action: Action, workspace_id: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    """What is so of the ids of those workspaces; nothing when they are all."""
+    if actor.owner:
+        return []
+    granted = (
+        _GRANTS.team_id == actor.team,
+        _GRANTS.principal.in_([actor.user, *actor.groups]),
+        _GRANTS.role.in_([role.value for role in Role if action in TABLE[role]]),
+    )
+    if tx.connection.execute(select(_GRANTS.id).where(*granted, _EVERYWHERE).limit(1)).first() is not None:
+        return []
+    return [workspace_id.in_(select(_GRANTS.workspace_id).where(*granted))]
 
 
 def _grants(tx: Transaction, team: str | None, workspace: Workspace | None, principals: Iterable[str]) -> list[Held]:

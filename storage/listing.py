@@ -188,6 +188,25 @@ def page(
     )
 
 
+def anywhere(tx: Transaction, words: str, size: int, only: Sequence[ColumnElement[bool]]) -> list[Listed]:
+    """The newest live credentials of all workspaces whose name holds all of these words, or whose username begins with them.
+
+    Args:
+        only: what else must be so of each.
+    """
+    typed = names.name_key(words).split()[:MOST_WORDS]
+    if not typed or not all(_storable(word) and len(word) <= LONGEST_KEY for word in typed):
+        return []
+    matching = [
+        or_(_contains(tx, CREDENTIALS.c.name_key, word), CREDENTIALS.c.username.startswith(word, autoescape=True)) for word in typed
+    ]
+    terms = [term for word in typed for term in _terms(word)][:MOST_TERMS]
+    if tx.sqlite and terms and not any(word.startswith("smtp-") for word in typed):
+        matching.insert(0, _among(_indexed(tx, terms, CANDIDATES)))
+    query = select(*LISTED).where(text(LIVE), *matching, *only).order_by(CREDENTIALS.c.number.desc()).limit(size)
+    return [Listed(*row) for row in tx.connection.execute(query)]
+
+
 # The index of names holds what is not deleted, so the query says so too.
 _NAMED = select(CREDENTIALS).where(
     CREDENTIALS.c.workspace_id == bindparam("workspace"), CREDENTIALS.c.name_key == bindparam("key"), text(LIVE), text(NOT_DELETED)

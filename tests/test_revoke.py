@@ -8,7 +8,7 @@ import pytest
 
 from mailauth.verifier import Verifier
 from sandbox.people import NotSeen, Person
-from storage import audit, credentials, grants, lifecycle, logins, passwords, typed
+from storage import audit, credentials, grants, lifecycle, logins, passwords, typed, workspaces
 from storage.access import Role
 from storage.logins import Sent, Use
 from storage.passwords import Hasher
@@ -355,6 +355,24 @@ async def test_a_picker_offers_what_it_can_be_done_to(play: Stage, word: str, of
     await play.wanda.sees_modal("which credential?")
     found = await play.wanda.searches("Part of a name or username", "")
     assert [one.partition(" ")[0] for one in found] == [offered]
+
+
+async def test_a_picker_finds_what_is_in_any_of_very_many_workspaces(play: Stage) -> None:
+    for number in range(305):
+        await play.db.change(workspaces.add, BY_TEST, f"w{number:03d}", f"A {number:03d}")
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, play.mia.id, Role.WRITER, None)
+    await play.db.change(grants.grant, BY_TEST, play.slack.world.team.id, play.wanda.id, Role.WRITER, play.zeta.id)
+    await play.create(play.wanda, "Zeta relay", play.other)
+    await play.create(play.wanda, "Acme relay")
+    [zeta] = [one for one in await play.credentials() if one.name == "Zeta relay"]
+    for who, found in ((play.olga, ["Acme relay", "Zeta relay"]), (play.mia, ["Acme relay", "Zeta relay"]), (play.rex, ["Acme relay"])):
+        await who.types(play.lobby, "/smtp delete")
+        await who.sees_modal("which credential?")
+        offered = await who.searches("Part of a name or username", "relay")
+        assert sorted(one.partition(" (")[0] for one in offered) == found
+        by_username = await who.searches("Part of a name or username", zeta.username[:14])
+        assert [one.partition(" (")[0] for one in by_username] == (["Zeta relay"] if who is not play.rex else [])
+        await who.closes()
 
 
 async def test_last_use_that_nobody_reports_is_claimed_nowhere(play: Stage) -> None:
