@@ -172,7 +172,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
     except (PersonBarred, RoleUnknown) as refusal:
         return home([line(*texts.sentence(refusal, services.command))], InHome())
     if shown is None:
-        return home([*no_workspace(services.command, actor.owner), *_unsure(bool(actor.unanswered))], InHome())
+        return home([*no_workspace(services.command, actor.owner, services.owners), *_unsure(bool(actor.unanswered))], InHome())
     workspace, page = shown.workspace, shown.page
     if workspace.id != wanted.workspace:
         wanted = InHome(workspace=workspace.id)
@@ -293,7 +293,7 @@ def nothing(workspace: Workspace, wanted: InHome, right: Right, admins: list[str
     return rows
 
 
-def no_workspace(command: str, owner: bool) -> list[Block]:
+def no_workspace(command: str, owner: bool, owners: Sequence[str]) -> list[Block]:
     rows = [
         header("SMTP credentials"),
         line("Here you'll see the usernames and passwords with which your apps and devices send mail."),
@@ -304,6 +304,7 @@ def no_workspace(command: str, owner: bool) -> list[Block]:
         *rows,
         line("You have no role in any mail workspace yet, so there is nothing to show."),
         line("Go to a channel that is connected to one and type ", code(command), ". It tells your role there, and who can give you one."),
+        *([line("Or ask ", *people(owners[: texts.OWNERS_NAMED]), ", who own this app.")] if owners else []),
     ]
 
 

@@ -153,6 +153,9 @@ async def _check_channel(request: Request, channel: str) -> Channel:
 
 
 # --- it speaks first ---
+SHARED = "This channel is shared with another organization, so it can't manage SMTP credentials. Invite me to one that isn't."
+
+
 async def invited(services: Services, event: dict[str, Any]) -> None:
     """Somebody joined a channel: when it was the bot itself, it says what it can do there, once."""
     known = await services.db.read(workspaces.installation)
@@ -161,6 +164,10 @@ async def invited(services: Services, event: dict[str, Any]) -> None:
         return
     if await services.db.read(workspaces.mapping, services.team, channel) is not None:
         return
+    match await services.slack.channel(channel):
+        case Ok(info) if info.shared:
+            await services.slack.post_message(channel, in_words([line(SHARED)]))
+            return
     match await services.slack.post_message(channel, in_words(hello())):
         case Ok(posted) if posted.ts:
             await services.db.note(invitations.keep, posted.channel, posted.ts)

@@ -9,6 +9,7 @@ from storage.audit import What
 from storage.database import OutcomeUnknown, Trouble, Unavailable
 from storage.listing import Page
 from storage.models import Workspace
+from storage.names import USERNAME
 from storage.refusals import (
     AlreadyAnswered,
     AlreadyAsked,
@@ -398,6 +399,8 @@ def _not_found(refusal: NoSuchCredential, command: str) -> list[Piece]:
     look: list[Piece] = [" Check ", code(f"{command} list"), "."]
     if not refusal.target:
         return ["That credential isn't there any more. Nothing changed.", *look]
+    if USERNAME.fullmatch(refusal.target.lower()):
+        return ["I couldn't find ", code(refusal.target), " among the credentials that you can see. Check the username."]
     found: list[Piece] = [f'I couldn\'t find "{refusal.target}" in this workspace.']
     if refusal.closest:
         return [*found, " Did you mean ", bold(refusal.closest), "?"]

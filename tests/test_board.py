@@ -153,6 +153,15 @@ async def test_it_speaks_once_and_only_of_itself(play: Stage) -> None:
     assert not [one for one in play.olga.messages(play.mail) if "I hand out" in play.olga.read(one)]
 
 
+async def test_in_a_channel_that_is_shared_it_offers_nothing(play: Stage) -> None:
+    lounge = play.slack.add_channel("lounge", play.olga, with_bot=False)
+    lounge.connected_teams.append("T0ELSEWHERE")
+    await play.olga.invites_app(lounge)
+    await play.settled()
+    shown = play.olga.read(await play.olga.sees("This channel is shared with another organization", lounge))
+    assert "[Connect this channel]" not in shown
+
+
 async def test_setup_announces_only_what_changed(play: Stage) -> None:
     await play.adam.types(play.mail, "/smtp setup")
     await play.adam.sees_modal("It is connected to Acme")
