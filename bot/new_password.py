@@ -219,6 +219,9 @@ def response_url(request: Request) -> str | None:
 
 
 # --- what is shown ---
+IN_ONE = "Whoever has the text below can send mail with it, so put it where only what uses it can read it, and nowhere else."
+
+
 def password_message(
     settings: Settings,
     credential: Credential,
@@ -238,7 +241,11 @@ def password_message(
     value = OnCredential(credential=credential.id, channel=channel).encode()
     rows = [
         head,
-        *([*how_to_enter(settings, credential.username), copyable("Username", credential.username)] if recipe == FIELDS else []),
+        *(
+            [*how_to_enter(settings, credential.username), copyable("Username", credential.username)]
+            if recipe == FIELDS
+            else [line(IN_ONE)]
+        ),
         line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
         *remarks,
         line(bold("Copy it before you reload Slack or switch device: it won't come back.")),

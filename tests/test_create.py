@@ -9,12 +9,15 @@ import psycopg
 import pytest
 
 from bot import sweep
+from bot.blocks import bold, flat_blocks, line
+from bot.new_password import FIELDS, password_message
+from bot.recipes import RECIPES
 from sandbox.people import Person
 from sandbox.slack import Fault
 from storage import credentials, grants, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from tests.stage import BY_TEST, Stage, password_in
+from tests.stage import BY_TEST, Stage, password_in, settings
 
 
 def database_bytes(url: str) -> bytes:
@@ -374,3 +377,15 @@ async def test_a_late_trigger_says_so(play: Stage) -> None:
     play.slack.fail("views.open", Fault("expired_trigger_id"))
     await play.wanda.types(play.mail, "/smtp create Relay")
     await play.wanda.sees("That took too long to open. Try again.", play.mail)
+
+
+@pytest.mark.parametrize("recipe", [FIELDS, *RECIPES])
+async def test_a_password_stands_behind_what_a_notification_shows(play: Stage, recipe: str) -> None:
+    password = await play.create(play.wanda, "B")
+    [credential] = await play.credentials()
+    short = settings(smtp_host="m.io", smtp_port=25, smtp_tls="none")
+    head = line("New SMTP credential for ", bold("A"), ": ", bold("B"))
+    message = password_message(short, credential, play.mail.id, password, head, "Ready.", (), recipe)
+    shown = flat_blocks(message["blocks"])
+    assert shown.index(password) > 300
+    assert password not in message["text"]
