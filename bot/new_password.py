@@ -239,13 +239,10 @@ def password_message(
     Desktop notifications take their text from blocks first: the password stands last, behind all that is long.
     """
     value = OnCredential(credential=credential.id, channel=channel).encode()
+    fields = [*how_to_enter(settings, credential.username), copyable("Username", credential.username)]
     rows = [
         head,
-        *(
-            [*how_to_enter(settings, credential.username), copyable("Username", credential.username)]
-            if recipe == FIELDS
-            else [line(IN_ONE)]
-        ),
+        *(fields if recipe == FIELDS else [line(IN_ONE)]),
         line("Copy the password to your app or secret store now. It's shown only once and can't be looked up later."),
         *remarks,
         line(bold("Copy it before you reload Slack or switch device: it won't come back.")),

@@ -10,8 +10,8 @@ import pytest
 
 from bot import sweep
 from bot.blocks import bold, flat_blocks, line
-from bot.new_password import FIELDS, password_message
-from bot.recipes import RECIPES
+from bot.new_password import password_message
+from bot.recipes import FIELDS, RECIPES
 from sandbox.people import Person
 from sandbox.slack import Fault
 from storage import credentials, grants, workspaces
