@@ -99,6 +99,8 @@ class OnMany(Token):
     credentials: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(min_length=1, max_length=50)
     channel: str | None = Channel
     leaked: bool = False
+    reported: bool = False
+    """Those who can revoke the others were told of them."""
 
 
 class OnSlug(Token):

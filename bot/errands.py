@@ -553,26 +553,36 @@ async def answer(services: Services, errand: Errand) -> Result:
 
 
 async def connected(services: Services, errand: Errand) -> Result:
-    """In place of the message that offered it, where there is one."""
+    """Connected, in place of the message that offered it, where there is one; disconnected, that message offers it again."""
     about = await services.db.read(_about, errand)
     channel = errand.channel_id or ""
     if about.workspace is None or not about.events:
         return Done("gone")
     mapped = await services.db.read(workspaces.mapping, services.team, channel)
-    if mapped is None or mapped.workspace_id != about.workspace.id:
+    if mapped is not None and mapped.workspace_id != about.workspace.id:
         return Done("no longer so")
-    message = notices.message(setup.connected(about.events[0].user_id, about.workspace, services.command))
+    rows = setup.connected(about.events[0].user_id, about.workspace, services.command) if mapped else setup.hello()
+    message = notices.message(rows)
     settled = False
     for one in await services.db.read(invitations.of_channel, channel):
         match await services.slack.update_message(channel, one.ts, message):
             case Ok():
                 settled = True
+            case Refused(word) if word in MESSAGE_GONE:
+                await services.db.note(posted.forget, one)
             case Away(why, _):
                 return Later(why, slack_away=True)
-    await services.db.note(invitations.forget, channel)
-    if settled:
+    if settled or mapped is None:
         return Done("settled")
-    return _told(await services.slack.post_message(channel, message), Done)
+    match await services.slack.post_message(channel, message):
+        case Ok(where):
+            if where.ts:
+                await services.db.note(invitations.keep, where.channel, where.ts)
+            return Done()
+        case Refused(word):
+            return Done(word)
+        case Away(why, _):
+            return Later(why, slack_away=True)
 
 
 async def revoke_all(services: Services, errand: Errand) -> Result:

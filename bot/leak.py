@@ -34,7 +34,6 @@ SHORTCUT = "revoke_leaked"
 TITLE = "Revoke leaked credential"
 WAITING_MAX = 100  # messages that the watch has not looked at
 WAITING_EACH = 10  # of one author
-REPORTED = "If this is one of ours, the people who can revoke it now know. Please delete the message if it is yours."
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +71,7 @@ async def _view(request: Request, written: list[str], resolved: list[tuple[Crede
     targets.found[:] = [one for one in targets.found if one[0].id not in changed]
     targets.refused[:] = [one for one in targets.refused if one[0].id not in changed]
     nothing_known = not (targets.found or targets.deleted or more)
+    reported = False
     if targets.refused or targets.unknown or nothing_known:
         standings: dict[str, Standing] = {one.id: standing for one, standing in resolved if standing is not Standing.DEAD}
         try:
@@ -79,11 +79,12 @@ async def _view(request: Request, written: list[str], resolved: list[tuple[Crede
         except TooManyReports as refusal:
             more.append(line(*texts.sentence(refusal, request.services.command)))
         else:
+            reported = True
             if targets.refused:
                 more.append(line("I've told the people who can revoke it. Please delete the message if it is yours."))
             if targets.unknown or (nothing_known and not targets.refused):
-                more.append(line(REPORTED))
-    return revoke.revoke_modal(request, targets, leaked=True, more=more)
+                more.append(line(revoke.REPORTED))
+    return revoke.revoke_modal(request, targets, leaked=True, more=more, reported=reported)
 
 
 async def _report(request: Request, targets: Targets, standings: dict[str, Standing], changed: set[str]) -> None:

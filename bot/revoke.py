@@ -42,6 +42,7 @@ FEW = 20  # in one modal that leave room for buttons beside each
 COUNTED_EVERY = 1.0  # seconds
 SUSPEND_ALL = option("Suspend all", "suspend", "Reversible: they can be resumed with the same passwords.")
 REVOKE_ALL = option("Revoke all", "revoke", "Deletes every one of them. This can't be undone.")
+REPORTED = "If this is one of ours, the people who can revoke it now know. Please delete the message if it is yours."
 EXAMPLE = "Enter a username, such as smtp-acme-7k2m9x4q."
 
 
@@ -174,7 +175,8 @@ async def _press(request: Request, act: Callable[[Request, str], Awaitable[None]
     with contextlib.suppress(*suspend.NOT_AS_SHOWN):
         await act(request, OnCredential.decode(request.value).credential)
     usernames = await request.services.db.read(_usernames, token.credentials)
-    view = revoke_modal(request, await look_up(request, usernames), token.leaked)
+    more = [line(REPORTED)] if token.reported else []
+    view = revoke_modal(request, await look_up(request, usernames), token.leaked, more, token.reported)
     await request.services.slack.update_view((request.view or {})["id"], view)
 
 
@@ -235,8 +237,15 @@ def revoked_view(revoked: Revoked, traffic: Mapping[str, Traffic], leaked: bool,
     return notice(shown, "Revoked" if revoked.done else "Nothing revoked")
 
 
-def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more: list[Block] | None = None) -> dict[str, Any]:
-    """One modal for all of them; without one that can be revoked, it only says so. `more`: said first."""
+def revoke_modal(
+    request: Request, targets: Targets, leaked: bool = False, more: list[Block] | None = None, reported: bool = False
+) -> dict[str, Any]:
+    """One modal for all of them; without one that can be revoked, it only says so.
+
+    Args:
+        more: said first.
+        reported: others in the message were reported to those who can revoke them, which is said again after a press.
+    """
     services = request.services
     now = services.db.clock()
     rows: list[Block] = list(more or [])
@@ -262,7 +271,7 @@ def revoke_modal(request: Request, targets: Targets, leaked: bool = False, more:
         return notice(rows or [line("There is nothing to revoke.")], title)
     fields = [*([queue.box(leaked)] if targets.holdable else []), reason_field()]
     rows = [*rows[: VIEW_BLOCKS_MAX - len(fields)], *fields]
-    metadata = OnMany(credentials=[one.id for one, _ in targets.found], channel=request.channel, leaked=leaked).encode()
+    metadata = OnMany(credentials=[one.id for one, _ in targets.found], channel=request.channel, leaked=leaked, reported=reported).encode()
     return modal(title, rows, REVOKE, submit="Revoke", close="Keep them", metadata=metadata)
 
 

@@ -116,7 +116,7 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             add(tx, Kind.ASK, **about)
         case What.GRANT | What.DECLINE if workspace:
             _answer(tx, workspace.id, changed.first_event, about)
-        case What.MAP_CHANNEL if workspace and changed.origin.channel:
+        case What.MAP_CHANNEL | What.UNMAP_CHANNEL if workspace and changed.origin.channel:
             add(tx, Kind.CONNECTED, **about, channel_id=changed.origin.channel)
         case What.REVOKE_ALL:
             add(tx, Kind.REVOKE_ALL, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel)

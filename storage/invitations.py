@@ -1,6 +1,6 @@
-"""The messages in which the bot offers to be connected to a channel: where they stand, so that they settle when that is done."""
+"""The messages in which the bot offers to be connected to a channel: where they stand, so that they settle when that is done, or undone."""
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from storage.database import Transaction
 from storage.models import POSTED_MESSAGES, PostedMessage, as_row
@@ -18,8 +18,3 @@ def of_channel(tx: Transaction, channel: str) -> list[PostedMessage]:
     columns = POSTED_MESSAGES.c
     query = select(POSTED_MESSAGES).where(columns.channel_id == channel, columns.kind == KIND).order_by(columns.id.desc()).limit(10)
     return [as_row(PostedMessage, row) for row in tx.connection.execute(query)]
-
-
-def forget(tx: Transaction, channel: str) -> None:
-    """They are settled. A note."""
-    tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.channel_id == channel, POSTED_MESSAGES.c.kind == KIND))

@@ -388,6 +388,17 @@ async def test_the_modal_of_a_leak_offers_suspend_now_beside_revoke(play: Stage)
     assert [one.reason for one in await play.events(action="delete")] == ["It leaked."]
 
 
+async def test_what_was_reported_is_still_said_after_a_press(play: Stage) -> None:
+    password = await play.create(play.wanda, "Relay")
+    await play.db.change(workspaces.map_channel, BY_TEST, play.slack.world.team.id, play.lobby.id, play.zeta.id)
+    message = await play.mia.posts(play.mail, f"{password} and smtp-zeta-00000000")
+    await play.rex.uses_shortcut(SHORTCUT, message)
+    await play.rex.sees_modal(NEUTRAL)
+    await play.rex.presses("Suspend now")
+    view = play.rex.read(await play.rex.sees_modal("Suspended by @rex"))
+    assert NEUTRAL in view
+
+
 async def test_whois_offers_one_press_and_says_who_ended_it(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     await play.create(play.wanda, "Printer")

@@ -153,6 +153,19 @@ async def test_it_speaks_once_and_only_of_itself(play: Stage) -> None:
     assert not [one for one in play.olga.messages(play.mail) if "I hand out" in play.olga.read(one)]
 
 
+async def test_a_channel_that_was_disconnected_is_offered_to_be_connected_again(play: Stage) -> None:
+    lounge = play.slack.add_channel("lounge", play.olga, play.adam)
+    connect = Origin(Actor(play.olga.id, play.slack.world.team.id, owner=True), Surface.MODAL, "ref", lounge.id)
+    await play.db.change(workspaces.map_channel, connect, play.slack.world.team.id, lounge.id, play.acme.id)
+    await play.olga.sees("[Create the first credential]", lounge)
+    await play.db.change(workspaces.unmap_channel, connect, play.slack.world.team.id, lounge.id)
+    await play.olga.sees("[Connect this channel]", lounge)
+    assert "connected this channel" not in "".join(play.olga.read(one) for one in play.olga.messages(lounge))
+    await play.db.change(workspaces.map_channel, connect, play.slack.world.team.id, lounge.id, play.zeta.id)
+    await play.olga.sees("connected this channel to the mail workspace Zeta", lounge)
+    assert len([one for one in play.olga.messages(lounge) if one.user != play.olga.id]) == 1
+
+
 async def test_in_a_channel_that_is_shared_it_offers_nothing(play: Stage) -> None:
     lounge = play.slack.add_channel("lounge", play.olga, with_bot=False)
     lounge.connected_teams.append("T0ELSEWHERE")
