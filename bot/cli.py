@@ -650,26 +650,36 @@ async def meant(shell: Shell, given: Sequence[str]) -> Meant:
 def each(
     given: Sequence[str], as_json: bool, done: str, change: Callable[[Transaction, Origin, str], tuple[Credential, Workspace]]
 ) -> None:
-    """Does the same to every credential that is meant, each in a transaction of its own. Exit status 1 when one was not done."""
+    """Does the same to every credential that is meant, each in a transaction of its own. Exit status 1 when one was not done.
+
+    All is done before anything is printed: an output that nobody reads any more, or a full disk, must not keep one alive.
+    """
 
     async def work(shell: Shell) -> None:
         named = await meant(shell, given)
-        named.say_cut()
         failed = bool(named.unknown) or named.cut
-        for word in named.unknown:
-            result = {"username": word, done: False, "cause": NoSuchCredential.cause}
-            typer.echo(json.dumps(result) if as_json else f"{word}: No credential has that username.", err=not as_json)
+        lines: list[tuple[str, bool]] = []
         for one, _ in named.found:
             try:
                 credential, workspace = await shell.db.change(change, shell.origin, one.id)
             except Refusal as refusal:
                 failed = True
                 result = {"username": one.username, done: False, "cause": refusal.cause}
-                said = json.dumps(result) if as_json else f"{one.username}: {flat(sentence(refusal, '/smtp'))}"
-                typer.echo(said, err=not as_json)
+                lines.append((json.dumps(result) if as_json else f"{one.username}: {flat(sentence(refusal, '/smtp'))}", True))
+            except BaseException:
+                for said, wrong in lines:
+                    typer.echo(said, err=wrong and not as_json)
+                raise
             else:
                 result = {"username": credential.username, done: True, "workspace": workspace.slug}
-                typer.echo(json.dumps(result) if as_json else f"{credential.username}: {done} ({credential.name}, {workspace.slug})")
+                told = json.dumps(result) if as_json else f"{credential.username}: {done} ({credential.name}, {workspace.slug})"
+                lines.append((told, False))
+        named.say_cut()
+        for word in named.unknown:
+            result = {"username": word, done: False, "cause": NoSuchCredential.cause}
+            typer.echo(json.dumps(result) if as_json else f"{word}: No credential has that username.", err=not as_json)
+        for said, wrong in lines:
+            typer.echo(said, err=wrong and not as_json)
         if failed:
             raise typer.Exit(1)
 

@@ -39,7 +39,7 @@ NotReady = Callable[[], Awaitable[str | None]]
 def check_token(token: str | None) -> None:
     """Raises ListenError."""
     if token is not None and (len(token) < TOKEN_MIN or not token.isascii() or not token.isprintable() or " " in token):
-        raise ListenError(f"AUTHD_TOKEN: at least {TOKEN_MIN} characters, without blanks. openssl rand -hex 32 makes one.")
+        raise ListenError(f"AUTHD_HTTP_TOKEN: at least {TOKEN_MIN} characters, without blanks. openssl rand -hex 32 makes one.")
 
 
 class Door:
@@ -138,7 +138,7 @@ class Door:
 
     def _denied(self, request: Request) -> Response | None:
         if self._config.token is None:
-            return _wrong("Log-ins by HTTP are off: AUTHD_TOKEN is not set.", 404)
+            return _wrong("Log-ins by HTTP are off: AUTHD_HTTP_TOKEN is not set.", 404)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.strip().encode(), self._config.token.encode())
         if scheme.lower() != "bearer" or not right:

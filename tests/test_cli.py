@@ -407,3 +407,13 @@ async def begin(url: str, journal: Path) -> None:
     await past.follow()
     past.close()
     await db.close()
+
+
+def test_all_are_revoked_whether_or_not_the_output_can_be_written(store: tuple[str, list[str]]) -> None:
+    url, usernames = store
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "bot", "revoke", *usernames]
+        environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        subprocess.run(command, env=environment, stdout=full, stderr=subprocess.DEVNULL, timeout=150, check=False)
+    again = smtp_bot(url, "revoke", *usernames)
+    assert again.stderr.count("already deleted") == len(usernames) == 2
