@@ -22,17 +22,18 @@ from typing import Annotated, Any, NoReturn
 import structlog
 import typer
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from bot import log, release
 from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
-from bot.texts import TROUBLES, sentence
+from bot.texts import sentence
 from storage import audit, credentials, grants, leaks, lifecycle, listing, passwords, policy, replay, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
-from storage.connecting import Unusable
+from storage.connecting import Unusable, why
 from storage.copy import copy
-from storage.database import Database, OutcomeUnknown, Transaction, Unavailable, WouldLose
+from storage.database import Database, OutcomeUnknown, Schema, Transaction, Unavailable, WouldLose
 from storage.journal import Back, Journal, Mark, Memory
 from storage.journal import State as JournalState
 from storage.leaks import Standing
@@ -43,7 +44,7 @@ from storage.passwords import Hasher, Style
 from storage.past import Past
 from storage.policy import Policy
 from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
-from storage.typed import FOUND_MAX, TEXT_MAX, login_name
+from storage.typed import FOUND_MAX, TEXT_MAX, login_name, our_username
 from storage.typed import read as read_typed
 
 cli = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -71,6 +72,7 @@ SLUGS_NAMED = 10
 LINE_MAX = 10_000  # characters of a log's line that are read
 MOST_ROWS = 2**63 - 1
 HASH = re.compile(r"[0-9a-f]{64}")
+MENTION = re.compile(r"<[@#!](?:subteam\^)?([A-Z0-9]+)(?:\|[^>]*)?>")
 GENESIS_HEAD = audit.Head(0, audit.GENESIS)
 
 
@@ -157,6 +159,7 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]], make: bool = 
     Args:
         make: whether an SQLite file that is not there is made.
     """
+    from bot.health import WORDS
     from bot.run import StartError, open_database
 
     read = settings()
@@ -182,7 +185,9 @@ def with_store(work: Callable[[Shell], Coroutine[Any, Any, None]], make: bool = 
     except Refusal as refusal:
         fail(flat(sentence(refusal, read.bot_command)))
     except Unavailable as error:
-        fail(TROUBLES[error.trouble])
+        fail(f"DATABASE_URL: {WORDS[error.trouble]}. Nothing was done.")
+    except SQLAlchemyError as error:
+        fail(f"DATABASE_URL: {why(error)}")
     except OutcomeUnknown:
         fail("The database's answer was lost: it may have been done or not. Look before you try again: smtp-bot audit")
 
@@ -244,13 +249,16 @@ def authd(workers: Annotated[int, typer.Option(min=1, max=64, help="Processes th
 
 
 @cli.command()
-def demo(port: Annotated[int, typer.Option(help="Where the local Slack listens, on this machine only.")] = 8080) -> None:
+def demo(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the local Slack listens, on this machine only.")] = 8080,
+    mail_port: Annotated[int, typer.Option(min=0, max=65535, help="Where its mail server listens.")] = 2525,
+) -> None:
     """Runs the bot in a Slack of its own on this machine; no account needed."""
     try:
         from sandbox import demo as sandbox_demo
     except ModuleNotFoundError as error:
         fail(f"The demo is not installed ({error.name} is missing). Install it: pip install 'smtp-credentials-bot[demo]'")
-    sandbox_demo.main(port)
+    sandbox_demo.main(port, mail_port)
 
 
 @cli.command()
@@ -281,7 +289,8 @@ def db_upgrade() -> None:
 
     async def work(db: Database) -> None:
         await db.upgrade(typer.echo)
-        typer.echo("The database is up to date.")
+        newer = await db.schema() is Schema.NEWER_OK
+        typer.echo("A newer release's schema, which lets this one go on. Nothing to do." if newer else "The database is up to date.")
 
     _on_database(work)
 
@@ -641,7 +650,7 @@ async def meant(shell: Shell, given: Sequence[str]) -> Meant:
                 found |= {credential.id: (credential, standing) for credential, standing in belongs}
             cut = cut or said.cut
             if not said.usernames and not said.passwords:
-                unknown.append(said.words[:40] if len(text) < 200 and "\n" not in text else "the text")
+                unknown.append(said.words[:40] if 0 < len(text) < 200 and "\n" not in text else "the text")
     finally:
         hasher.close()
     return Meant(list(found.values()), unknown, cut)
@@ -722,23 +731,34 @@ def rotate(
         [(one, _)] = named.found
         key = f"{shell.origin.actor.user} {passwords.new_id()}"
         mark = lifecycle.rotation_mark(one)
-        credential, _ = await shell.db.change(lifecycle.begin_rotation, shell.origin, one.id, None, key, mark)
         password = passwords.generate(one.id, Style.DEVICE if one.device else Style.STANDARD)
         hasher = Hasher(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism, threads=1)
         try:
+            await shell.db.change(lifecycle.begin_rotation, shell.origin, one.id, None, key, mark)
             phc = await hasher.hash(password)
-            typer.echo(password if to_pipe else f"New password of {credential.username}, shown this once: {password}")
+            typer.echo(password if to_pipe else f"New password of {one.username}, shown this once: {password}")
             sys.stdout.flush()
-        except OSError:
+        except (Refusal, Unavailable):
+            raise
+        except BaseException as error:
             await shell.db.change(lifecycle.cancel_rotation, shell.origin, one.id, key, "not printed")
-            fail("The password could not be printed, so nothing changed.")
+            if isinstance(error, OutcomeUnknown) or not isinstance(error, Exception):
+                raise
+            fail(f"The password could not be {'printed' if isinstance(error, OSError) else 'made'}, so nothing changed.")
         finally:
             hasher.close()
         until = timedelta(hours=old_works) if old_works else None
         try:
             await shell.db.change(lifecycle.finish_rotation, shell.origin, one.id, key, phc, passwords.tag(password), until, one.device)
+        except Refusal:
+            typer.echo("That password will not work: see below.", err=True)
+            raise
         except BaseException:
-            typer.echo("Do not use that password yet: see below.", err=True)
+            undone = None
+            with contextlib.suppress(Unavailable, OutcomeUnknown):
+                undone = await shell.db.change(lifecycle.cancel_rotation, shell.origin, one.id, key, "interrupted")
+            look = f"Whether that password works is not known. Look: smtp-bot audit --about {one.username}"
+            typer.echo("That password will not work: nothing changed." if undone else look, err=True)
             raise
         typer.echo(f"It works. The old one {f'goes on for {old_works} hours' if until else 'no longer does'}.", err=True)
 
@@ -778,7 +798,7 @@ def whois(
 @audit_cli.callback()
 def audit_latest(
     context: typer.Context,
-    about: Annotated[str | None, typer.Option(help="A username, a credential id or a Slack user id.")] = None,
+    about: Annotated[str | None, typer.Option(help="A username, a credential's id, a Slack user id, a channel's id or a slug.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: Json = False,
 ) -> None:
@@ -788,10 +808,19 @@ def audit_latest(
     async def work(shell: Shell) -> None:
         if not as_json:
             heading(("EVENT", 8), ("WHEN (UTC)", 19), ("WHO", 16), ("WHAT", 18), ("OUTCOME", 8), ("ABOUT", 5))
-        for event in await shell.db.read(audit.latest, None, about, limit=limit):
+        found = await shell.db.read(audit.latest, None, about and _subject(about), limit=limit)
+        for event in found:
             typer.echo(json.dumps(_event(event)) if as_json else _event_line(event))
+        if about and not found:
+            typer.echo("The audit log has nothing about that.", err=True)
 
     with_store(work)
+
+
+def _subject(text: str) -> str:
+    """What the audit log knows it as: also of a username as a mail client has it, and of a mention copied from Slack."""
+    mention = MENTION.fullmatch(text.strip())
+    return our_username(text) or (mention[1] if mention else text.strip())
 
 
 @audit_cli.command("verify")
@@ -806,7 +835,7 @@ def audit_verify(
     after = None
     if since is not None:
         number, _, hashed = since.partition(":")
-        if not number.isdigit() or len(number) > 18 or not HASH.fullmatch(hashed):
+        if not re.fullmatch(r"[0-9]{1,18}", number) or not HASH.fullmatch(hashed):
             raise typer.BadParameter("a row's number and its hash, as verify and the log say them: 1234:9f86d0…", param_hint="--since")
         after = audit.Head(int(number), hashed)
 
@@ -946,7 +975,7 @@ def _read_state(path: Path) -> audit.Head:
         return GENESIS_HEAD
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{path}: it can't be read ({type(error).__name__}).")
-    if not number.isdigit() or not HASH.fullmatch(hashed):
+    if not re.fullmatch(r"[0-9]{1,18}", number) or not HASH.fullmatch(hashed):
         fail(f"{path}: it is no state of an export; it holds NUMBER:HASH.")
     return audit.Head(int(number), hashed)
 

@@ -21,7 +21,7 @@ import structlog
 from prometheus_client import Counter
 
 from storage import seen
-from storage.database import Database
+from storage.database import Database, cause
 
 ACK_SENT_TIMEOUT = 3.0  # seconds, Slack's own limit
 PLACES = 4
@@ -65,7 +65,7 @@ async def _is_new(db: Database, key: str) -> bool:
         new = await db.note(seen.first_time, key)
     except Exception as error:
         # Nothing can be changed while the database is away; let the person read that something is wrong.
-        log.error("cannot tell whether a delivery is new", error=type(error).__name__)
+        log.error("cannot tell whether a delivery is new", error=cause(error))
         return True
     if not new:
         repeated.inc()

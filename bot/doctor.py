@@ -5,6 +5,7 @@ The parts are looked at side by side, each in bounded time, and told in one orde
 
 import asyncio
 import contextlib
+import os
 import smtplib
 import socket
 import ssl
@@ -17,11 +18,13 @@ from typing import Literal
 
 import aiohttp
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
+from bot.health import WORDS
 from bot.settings import Settings, SettingsError, load
 from bot.slack import Away, Ok, Refused, Slack
-from storage import audit, mail_servers, passwords, policy, workspaces
-from storage.connecting import Unusable, sqlite_path
+from storage import audit, connecting, mail_servers, passwords, policy, workspaces
+from storage.connecting import NoDatabase, Unusable, sqlite_path
 from storage.database import Database, Schema, Transaction, Unavailable
 from storage.journal import Journal
 from storage.journal import State as JournalState
@@ -113,6 +116,8 @@ async def _bounded(part: Callable[[Report], Awaitable[None]], patience: float) -
             await part(report)
     except TimeoutError:
         report.bad(f"Not everything could be looked at in {patience:g} seconds.", "Something above or below does not answer.")
+    except Exception as error:
+        report.bad(f"The rest of this part could not be looked at ({type(error).__name__}).", "Send us this line.")
     return report
 
 
@@ -275,14 +280,14 @@ def _database(settings: Settings, known: asyncio.Future[Known | None], patience:
             if schema.serves:
                 known.set_result(await _store(db, report))
                 await _past(db, settings, report)
-        except Unusable as error:
-            if db.sqlite and not (file := sqlite_path(db.url)).exists() and file.parent.is_dir():
-                report.note(f"There is no database at {file} yet.", "smtp-bot run makes it; if you have one, go to its folder.")
-                return
-            sentence, _, fix = str(error).partition(". ")
+        except NoDatabase:
+            file = sqlite_path(db.url)
+            report.note(f"There is no database at {file} yet.", "smtp-bot run makes it; if you have one, go to its folder.")
+        except (SQLAlchemyError, Unusable) as error:
+            sentence, _, fix = str(connecting.why(error)).partition(". ")
             report.bad(f"DATABASE_URL: {sentence}.", fix)
         except Unavailable as error:
-            report.bad(f"DATABASE_URL: {kind} does not answer ({error.trouble}).", "Check that it runs and who else holds it.")
+            _away(report, error)
         finally:
             if not known.done():
                 known.set_result(None)
@@ -292,12 +297,19 @@ def _database(settings: Settings, known: asyncio.Future[Known | None], patience:
     return look
 
 
+def _away(report: Report, error: Unavailable) -> None:
+    report.bad(f"DATABASE_URL: {WORDS[error.trouble]}.", "Check that it runs, who else holds it, and what its role or account may do.")
+
+
 async def _store(db: Database, report: Report) -> Known:
     if db.sqlite:
         verdict = await db.read(lambda tx: tx.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
         if verdict != "ok":
             report.bad("The SQLite file is damaged.", "Stop everything that uses it and restore a backup.")
-    await db.ping()
+    try:
+        await db.ping()
+    except Unavailable as error:
+        _away(report, error)
     chain = await db.read(audit.verify, None, VERIFIED)
     if chain.broken is None:
         report.good(f"the audit log's last {chain.rows} rows are unbroken")
@@ -343,6 +355,9 @@ async def _past(db: Database, settings: Settings, report: Report) -> None:
                     report.note(f"The journal began at audit row {journal.began}: whether the database was restored before, it can't know.")
                 if journal.skipped:
                     report.note(f"{journal.skipped} lines of the journal can't be read, and were left out.")
+            case JournalState.NONE if not os.access(journal.path.parent, os.W_OK | os.X_OK):
+                where = f"REVOKED_JOURNAL: {journal.path} isn't there and can't be made by this account."
+                report.bad(where, "Make its folder, give it to the account that runs the bot, or name another.")
             case JournalState.NONE:
                 report.note(f"REVOKED_JOURNAL: {journal.path} isn't there, so a restore can't be noticed.", "A start makes it.")
             case _:
@@ -397,7 +412,7 @@ def _authd(settings: Settings) -> Callable[[Report], Awaitable[None]]:
                     greeting = await reader.readuntil(b"DONE\n")
                 finally:
                     writer.close()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        except (OSError, UnicodeError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             fix = "Is it running (systemctl status smtp-bot-authd), and may this account and address connect (AUTHD_GROUP, AUTHD_PEERS)?"
             report.bad(f"AUTHD_LISTEN: authd does not answer ({type(error).__name__}).", fix)
             return
@@ -459,7 +474,7 @@ def _log_in(settings: Settings, patience: float) -> list[Finding]:
         )
     except smtplib.SMTPNotSupportedError:
         report.bad(f"{where} offers no STARTTLS.", "Give it a certificate, or correct SMTP_TLS.")
-    except (OSError, smtplib.SMTPException) as error:
+    except (OSError, UnicodeError, smtplib.SMTPException) as error:
         report.bad(f"No mail server answers at {where} ({type(error).__name__}).", "Correct SMTP_HOST and SMTP_PORT, or start it.")
     return report.findings
 

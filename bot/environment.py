@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ENV_FILE = ".env"
+CLOSE, VERY_CLOSE = 0.8, 0.9  # from here on a name is taken for another one, misspelt; among everybody's variables
 FILE_MAX = 1024 * 1024  # bytes of `.env`, and of a file that a *_FILE variable names
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -41,12 +42,14 @@ class Given:
     Args:
         names: the variables that there are.
         secrets: those of them that `NAME_FILE` can give too, as the path of a file that holds the value.
-        prefixes: what all of ours begin with, so that a misspelt one is told from somebody else's.
+        prefixes: what ours begin with, so that a misspelt one is told from somebody else's.
+        shared: those prefixes that other programs' variables have too.
     """
 
     names: frozenset[str]
     secrets: frozenset[str]
     prefixes: tuple[str, ...]
+    shared: tuple[str, ...]
     values: dict[str, str] = field(default_factory=dict)
     """A variable's name to its cleaned value."""
     notes: list[str] = field(default_factory=list)
@@ -68,14 +71,18 @@ class Given:
         self.values |= {key: value for key, value in new.items() if key.removesuffix("_FILE") not in taken}
 
     def _unknown(self, name: str, where: str) -> None:
-        ours = name.upper().startswith(self.prefixes)
-        if _SERVICE_NAME.fullmatch(name) or not (ours or where == ENV_FILE):
+        key = name.upper()
+        if _SERVICE_NAME.fullmatch(name):
             return
+        if key.removesuffix("_FILE") in self.names:
+            self.notes.append(f"{name} in {where} is no setting: only what is secret can be in a file. Set {key.removesuffix('_FILE')}.")
+            return
+        ours = key.startswith(self.prefixes)
         known = sorted(self.names | {f"{secret}_FILE" for secret in self.secrets})
-        close = difflib.get_close_matches(name.upper(), known, 1, 0.8)
+        close = difflib.get_close_matches(key, known, 1, CLOSE if ours or where == ENV_FILE else VERY_CLOSE)
         if close:
             self.notes.append(f"{name} in {where} is no setting. Did you mean {close[0]}?")
-        elif ours and where == ENV_FILE:
+        elif ours and (where == ENV_FILE or not key.startswith(self.shared)):
             self.notes.append(f"{name} in {where} is no setting.")
 
     def read_files(self, folder: Path) -> None:

@@ -25,7 +25,7 @@ from storage import tidy as storage_tidy
 from storage.access import Action, Actor
 from storage.asking import Asked
 from storage.audit import Origin, Surface, What
-from storage.database import OutcomeUnknown, Transaction, Unavailable
+from storage.database import OutcomeUnknown, Transaction, Unavailable, cause
 from storage.errands import Kind
 from storage.leaks import Leak
 from storage.mail_servers import Traffic
@@ -144,7 +144,7 @@ class Worker:
             result = Later(describe(error))
         except Exception as error:
             log.error("errand failed", kind=errand.kind, errand=errand.id, error=describe(error))
-            result = Later(type(error).__name__)
+            result = Later(cause(error))
         match result:
             case Done(outcome):
                 await db.note(errands.finish, errand.id, outcome)

@@ -15,6 +15,7 @@ WORDS = {
     Trouble.LOCKED: "the database is locked by somebody else",
     Trouble.FULL: "the database is full: nothing can be written where it is kept",
     Trouble.READ_ONLY: "the database is read-only",
+    Trouble.FORBIDDEN: "the database does not let its role do that: grant it what its owner may",
     Trouble.REPLACED: "the database file was replaced by another one: start the bot again",
 }
 

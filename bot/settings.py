@@ -11,7 +11,18 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from bot.environment import ENV_FILE, Given, read
@@ -23,11 +34,13 @@ SLACK_API_URL = "https://slack.com/api/"
 DATABASE_URL = "sqlite:///smtp-bot.db"
 JOURNAL = "smtp-bot.journal"
 PREFIXES = ("SLACK_", "BOT_", "SMTP_", "DATABASE_", "ARGON2_", "AUTHD_", "POLICY_", "METRICS_", "REVOKED_", "LEAKS_")
+EVERYBODYS = ("SLACK_", "SMTP_", "DATABASE_")
+"""Those of them that other programs' variables begin with too."""
 SHARED_SECRET_MIN = 16  # characters
 NOT_TYPED = "it holds a character that none of these has (an example, or cut off?); copy it again"
 
 _SLACK_TOKEN = re.compile(r"(?:xox[a-z]|xapp|xwfp)-", re.IGNORECASE)
-_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
+_HOST = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63})*\.?")
 _TYPED_TOKEN = re.compile(r"[!-~]*")
 
 
@@ -62,14 +75,19 @@ def _api_url(value: str) -> str:
     return value if value.endswith("/") else value + "/"
 
 
+def _is_tcp(value: str) -> bool:
+    found = re.fullmatch(r"tcp:(?:[\w.:\[\]-]+:)?([0-9]{1,5})", value)
+    return found is not None and int(found[1]) <= 65535
+
+
 def _listen(value: str) -> str:
-    if not re.fullmatch(r"unix:.+|tcp:(?:[\w.:\[\]-]+:)?\d{1,5}", value):
+    if not re.fullmatch(r"unix:.+", value) and not _is_tcp(value):
         raise ValueError("use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345")
     return value
 
 
 def _listen_tcp(value: str) -> str:
-    if not re.fullmatch(r"tcp:(?:[\w.:\[\]-]+:)?\d{1,5}", value):
+    if not _is_tcp(value):
         raise ValueError("use tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12346")
     return value
 
@@ -80,14 +98,14 @@ def _address_and_port(value: str) -> str:
         ip_address(host.strip("[]"))
     except ValueError:
         port = ""
-    if not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) <= 65535:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
         raise ValueError("it is an address and a port, such as 192.0.2.1:25")
     return value
 
 
 def _metrics(value: str) -> str:
     host, _, port = value.removeprefix("tcp:").rpartition(":")
-    if not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535 or not re.fullmatch(r"[\w.:\[\]-]*", host):
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not re.fullmatch(r"[\w.:\[\]-]*", host):
         raise ValueError("it is a port of this machine, such as 9464, or an address and a port, such as 0.0.0.0:9464")
     return f"{host or '127.0.0.1'}:{port}"
 
@@ -154,6 +172,13 @@ def _signing_secrets(value: SecretStr) -> SecretStr:
 def _long_enough(value: SecretStr) -> SecretStr:
     if 0 < len(value.get_secret_value()) < SHARED_SECRET_MIN:
         raise ValueError(f"it has at least {SHARED_SECRET_MIN} characters; make one with: openssl rand -hex 24")
+    return value
+
+
+def _lanes(value: int, others: ValidationInfo) -> int:
+    needed = 8 * value  # KiB, RFC 9106, section 3.1
+    if others.data.get("argon2_memory_kib", needed) < needed:
+        raise ValueError(f"with so many ARGON2_MEMORY_KIB must be {needed} or more")
     return value
 
 
@@ -228,7 +253,7 @@ class Settings(BaseModel):
     smtp_tls: Literal["starttls", "tls", "none"] = Field("starttls", description="`starttls`, `tls` (from the start) or `none`")
     argon2_memory_kib: int = Field(19456, ge=8, le=4194304, description="Argon2id's memory in KiB; the three are OWASP's")
     argon2_time_cost: int = Field(2, ge=1, le=100, description="its passes; old hashes are renewed at their next log-in")
-    argon2_parallelism: int = Field(1, ge=1, le=64, description="its lanes")
+    argon2_parallelism: Annotated[int, AfterValidator(_lanes)] = Field(1, ge=1, le=64, description="its lanes")
     authd_listen: Listen | None = Field(
         None,
         description="`unix:PATH`, `tcp:HOST:PORT` or `tcp:PORT` (this machine only) where mail servers ask for log-ins. "
@@ -320,7 +345,14 @@ class Settings(BaseModel):
         files = [(folder or Path()) / ENV_FILE, self.journal]
         if url.get_backend_name() == "sqlite" and url.database:
             files += [Path(url.database + suffix) for suffix in ("", "-wal", "-shm")]
-        return [file for file in files if file.is_file() and file.stat().st_mode & 0o007]
+        return [file for file in files if _may_be_read_by_all(file)]
+
+
+def _may_be_read_by_all(file: Path) -> bool:
+    try:
+        return file.is_file() and bool(file.stat().st_mode & 0o007)
+    except OSError:  # what stands in the way is said where the file is used
+        return False
 
 
 FIELDS = {name.upper(): info for name, info in Settings.model_fields.items()}
@@ -369,8 +401,12 @@ def _misplaced(given: Given) -> None:
 
 def load(environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
     """Reads the settings: the environment first, then `.env` in `folder` (the working folder). Raises SettingsError."""
-    given = Given(frozenset(FIELDS), SECRETS, PREFIXES)
-    read(given, os.environ if environment is None else environment, folder or Path())
+    try:
+        here = Path.cwd()
+    except OSError:
+        raise SettingsError("The folder that you are in is not there any more, or this account may not enter it. Go to another.") from None
+    given = Given(frozenset(FIELDS), SECRETS, PREFIXES, EVERYBODYS)
+    read(given, os.environ if environment is None else environment, folder or here)
     _misplaced(given)
     try:
         settings = Settings.model_validate({name.lower(): value for name, value in given.values.items()})

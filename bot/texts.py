@@ -147,6 +147,7 @@ TROUBLES = {
     Trouble.LOCKED: "Something else holds the database, so nothing was changed. Try again in a minute.",
     Trouble.FULL: "The database's disk is full, so nothing was changed. An operator must make room first, for a shell too.",
     Trouble.READ_ONLY: "The database can't be written now, so nothing was changed. Tell an operator; from a shell it won't work either.",
+    Trouble.FORBIDDEN: "The database doesn't let me do that, so nothing was changed. An operator must give my role its rights first.",
     Trouble.REPLACED: "The database's file was replaced while I was running, so nothing was changed. An operator must restart me.",
 }
 

@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import quote
 
 import structlog
@@ -24,7 +23,7 @@ from mailauth.server import AuthdConfig, Server, connection_limit
 from mailauth.sessions import Sessions, shared_memory
 from mailauth.sockets import AUTH, HTTP, POLICY, ListenError, handed_in, listen
 from mailauth.verifier import Verifier
-from storage.connecting import Unusable
+from storage.connecting import Unusable, sqlite_path
 from storage.database import Database, Schema, parse_url
 from storage.journal import Journal
 from storage.passwords import Hasher
@@ -265,7 +264,7 @@ def existing(database_url: str) -> str:
     url = parse_url(database_url)
     if url.get_backend_name() != "sqlite":
         return database_url
-    path = quote(str(Path(url.database or "").absolute()))
+    path = quote(str(sqlite_path(url)))
     return f"sqlite:///file:{path}?mode=rw&uri=true"
 
 

@@ -21,6 +21,7 @@ from mailauth.policy import PolicyReader, PolicyRequest, WhenAway
 from mailauth.protocol import Conversation, Login
 from mailauth.sockets import LOOPBACK, Networks, within
 from mailauth.verifier import Answer, Verifier
+from storage.database import cause
 from storage.typed import our_username
 
 CONNECTIONS = 4000  # of one process; fewer where it may not open as many files
@@ -305,7 +306,7 @@ class PolicyConnection(Connection):
             async with asyncio.timeout(self.server.patience):
                 return await self.server.verifier.gate.decide(request)
         except Exception as error:
-            self.server.complain("cannot answer a policy request", error=type(error).__name__)
+            self.server.complain("cannot answer a policy request", error=cause(error))
             return policy.LATER if self.server.config.when_away is WhenAway.DEFER else policy.DUNNO
 
 
@@ -396,7 +397,7 @@ class Server:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 await self.verifier.flush(stopped=True)
         except Exception as error:
-            log.warning("use not written down at the end", error=type(error).__name__)
+            log.warning("use not written down at the end", error=cause(error))
 
     async def _ended(self, seconds: float) -> None:
         """Waits for the last connection to end."""

@@ -46,8 +46,9 @@ def listen(address: str, variable: str, group: str | None = None) -> socket.sock
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
-    except OSError as error:
-        raise ListenError(f"{variable}: cannot listen on {address} ({error.strerror or error}).") from None
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise ListenError(f"{variable}: cannot listen on {address} ({why or error}).") from None
     listener.listen(socket.SOMAXCONN)
     return listener
 

@@ -24,7 +24,7 @@ from mailauth.ledger import Ledger
 from mailauth.lookup import LookUps
 from mailauth.sessions import Sessions
 from storage import logins, passwords
-from storage.database import Database
+from storage.database import Database, cause
 from storage.journal import Journal
 from storage.logins import Known, Stored
 from storage.models import State
@@ -148,7 +148,7 @@ class Verifier:
             answer, why, known = await self._decide(name, login_password(password), remote, of, service)
             workspace = known.workspace if known and answer is Answer.YES else None
         except Exception as error:
-            answer, why, wrong = Answer.LATER, "database", type(error).__name__
+            answer, why, wrong = Answer.LATER, "database", cause(error)
         took.observe(self._now() - started)
         self.report(answer, why, name, remote, service, wrong)
         wait = self._hold_back(of) if answer is Answer.NO else 0.0
@@ -244,7 +244,7 @@ class Verifier:
             new = await self._hasher.hash(canonical) if outdated else None
             await self._db.note(logins.note_verified, credential_id, stored.phc, passwords.tag(canonical), new)
         except Exception as error:
-            log.warning("hash not renewed", error=type(error).__name__)
+            log.warning("hash not renewed", error=cause(error))
 
     def _digest(self, phc: str, canonical: str) -> bytes:
         """A keyed digest of the password, bound to the hash that it fitted; worth nothing without this process's key."""
@@ -338,7 +338,7 @@ class Verifier:
             except TimeoutError:
                 wrong = "the database is silent"
             except Exception as error:
-                wrong = type(error).__name__
+                wrong = cause(error)
                 alive()
             else:
                 alive()

@@ -29,6 +29,10 @@ class Unusable(Exception):
         self.passes = passes
 
 
+class NoDatabase(Unusable):
+    """There is no SQLite file, and none was to be made."""
+
+
 def sqlite_path(url: URL) -> Path:
     """The file of an SQLite address, also of one like `file:/path?mode=rw`."""
     name = url.database or ""
@@ -52,6 +56,15 @@ def file_system(path: Path, mounts: Path = MOUNTS) -> str:
 
 def check_file(file: Path, mounts: Path = MOUNTS) -> None:
     """Raises Unusable when SQLite could not keep a store in this file."""
+    try:
+        _check_file(file, mounts)
+    except PermissionError:
+        raise Unusable("this account may not enter the folder of the SQLite file. Run as the account that owns it, or chmod it.") from None
+    except OSError as error:
+        raise Unusable(f"the path of the SQLite file cannot be followed ({error.strerror}). Correct it.") from None
+
+
+def _check_file(file: Path, mounts: Path) -> None:
     folder = file.parent
     if not folder.is_dir():
         raise Unusable("the folder of the SQLite file is not there. Make it, or correct the path.")

@@ -25,14 +25,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from storage import connecting
-from storage.connecting import Unusable
+from storage.connecting import NoDatabase, Unusable
 from storage.refusals import Refusal
 from storage.stale_wal import is_stale
 
@@ -63,6 +63,8 @@ class Trouble(StrEnum):
     """Somebody else holds its lock."""
     FULL = "full"
     READ_ONLY = "read_only"
+    FORBIDDEN = "forbidden"
+    """The role may not do that there."""
     LATE = "late"
     """The caller's time was up."""
     REPLACED = "replaced"
@@ -75,6 +77,11 @@ class Unavailable(Exception):
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble)
         self.trouble = trouble
+
+
+def cause(error: Exception) -> str:
+    """A word for a log: what the database's trouble is, or the type of another error."""
+    return error.trouble.value if isinstance(error, Unavailable) else type(error).__name__
 
 
 class OutcomeUnknown(Exception):
@@ -106,11 +113,28 @@ def parse_url(text_url: str) -> URL:
         case "sqlite":
             if not url.database or url.database == ":memory:":
                 raise ValueError("SQLite needs a file: sqlite:///smtp-bot.db")
+            # Of SQLite's own form only what opens a file on the disk: https://www.sqlite.org/uri.html
+            wanted = {"uri": {"true"}, "mode": {"rw", "rwc"}} if url.database.startswith("file:") else {}
+            if any(url.query[name] not in wanted.get(name, ()) for name in url.query) or (wanted and "uri" not in url.query):
+                raise ValueError("SQLite takes a file and nothing after it: sqlite:///smtp-bot.db")
             return url.set(drivername="sqlite")
         case "postgresql" | "postgres":
+            _check_ports(url)
+            try:
+                _options_given(url)
+            except ValueError:
+                raise ValueError("a quote in its options= is not closed") from None
             return url.set(drivername="postgresql+psycopg")
         case other:
             raise ValueError(f"{other} is not supported; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def _check_ports(url: URL) -> None:
+    given = url.query.get("port", "")
+    ports = [str(url.port or ""), *(given if isinstance(given, tuple) else (given,))]
+    for port in (one for several in ports for one in several.split(",") if one):
+        if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 65535):
+            raise ValueError("its port is no number from 1 to 65535")
 
 
 class Schema(StrEnum):
@@ -451,13 +475,13 @@ class Database:
             isolated: it only reads, and all that it reads is from one moment.
 
         Raises:
-            Unusable: the database cannot be used, and why.
+            NoDatabase: the SQLite file is not there. Unusable: the database cannot be used, and why.
         """
         if self.sqlite:
             file = connecting.sqlite_path(self.url)
             connecting.check_file(file)
             if not make and not file.exists():
-                raise Unusable(f"there is no database at {file}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
+                raise NoDatabase(f"there is no database at {file}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
             self._check_wal()
         engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
@@ -509,12 +533,11 @@ class Database:
         if self.sqlite:
             return {"connect_args": {"timeout": BUSY_TIMEOUT, "check_same_thread": False}}
         options = " ".join(f"-c {name}={value}" for name, value in self._session(durable).items())
-        given = self.url.query.get("options", "")
         return {
             "connect_args": {
                 # A pooler hands each transaction to another session: it takes no options, and what was prepared is elsewhere.
                 **({"prepare_threshold": None} if self.pooled else {}),
-                "options": "" if self.pooled else f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
+                "options": "" if self.pooled else f"{_options(self.url)} {options}".strip(),
                 "connect_timeout": 5,
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
@@ -536,16 +559,20 @@ class Database:
     def _said_in_each_transaction(self, durable: bool | None) -> list[str]:
         if not self.pooled:
             return []
-        given = self.url.query.get("options", "")
-        settings = _options_given(given if isinstance(given, str) else " ".join(given)) | self._session(durable)
+        settings = _options_given(self.url) | self._session(durable)
         calls = [f"set_config({_quoted(name)}, {_quoted(value)}, true)" for name, value in settings.items()]
         return [f"SELECT {', '.join(calls)}"]
 
 
-def _options_given(options: str) -> dict[str, str]:
-    """The parameters in `options=-csearch_path=mail -c work_mem=64MB --jit=off`."""
+def _options(url: URL) -> str:
+    given = url.query.get("options", "")
+    return given if isinstance(given, str) else " ".join(given)
+
+
+def _options_given(url: URL) -> dict[str, str]:
+    """The parameters in `options=-csearch_path=mail -c work_mem=64MB --jit=off`. Raises ValueError when a quote is not closed."""
     found: dict[str, str] = {}
-    words = iter(shlex.split(options))
+    words = iter(shlex.split(_options(url)))
     for word in words:
         text = next(words, "") if word == "-c" else word.removeprefix("--").removeprefix("-c")
         name, equals, value = text.partition("=")
@@ -644,6 +671,7 @@ POSTGRES_TROUBLES = {
     "53100": Trouble.FULL,
     "53": Trouble.AWAY,
     "25006": Trouble.READ_ONLY,
+    "42501": Trouble.FORBIDDEN,
 }  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 
@@ -687,6 +715,8 @@ def _schema(connection: Connection) -> Schema:
         return Schema.CURRENT
     if current in before:
         return Schema.OLD
+    if not inspect(connection).has_table("facts"):
+        raise Unusable(f"another program keeps its tables there ({current}). Give the bot a database of its own.")
     oldest = connection.execute(text("SELECT value FROM facts WHERE key = :key"), {"key": OLDEST_CODE}).scalar()
     return Schema.NEWER_OK if oldest is not None and head >= oldest else Schema.UNKNOWN
 
@@ -706,6 +736,10 @@ def _upgrade(connection: Connection, progress: Progress, pooled: bool) -> None:
     scripts = ScriptDirectory.from_config(config)
     while True:
         current = MigrationContext.configure(connection).get_current_revision()
+        if current is not None and current not in _steps():
+            if _schema(connection) is Schema.UNKNOWN:
+                raise Unusable("a newer release made the database, and this one must not run. Install that release.")
+            break
         connection.rollback()  # so that alembic begins the transaction of the step
         step = next((one for one in scripts.walk_revisions() if one.down_revision == current), None)
         if step is None:

@@ -1,8 +1,10 @@
 """The command line, as an operator uses it: a process, its output and its exit status."""
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -417,3 +420,117 @@ def test_all_are_revoked_whether_or_not_the_output_can_be_written(store: tuple[s
         subprocess.run(command, env=environment, stdout=full, stderr=subprocess.DEVNULL, timeout=150, check=False)
     again = smtp_bot(url, "revoke", *usernames)
     assert again.stderr.count("already deleted") == len(usernames) == 2
+
+
+def process(url: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent), **options.pop("settings", {})}
+    streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | options
+    return subprocess.Popen([sys.executable, "-m", "bot", *arguments], env=environment, text=True, **streams)
+
+
+def on_their_way(url: str) -> int:
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as store:
+        found: int = store.execute("SELECT count(*) FROM credentials WHERE rotation_begun_at IS NOT NULL").fetchone()[0]
+    return found
+
+
+def test_a_rotation_that_is_interrupted_is_over(store: tuple[str, list[str]]) -> None:
+    url, (first, _) = store
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    # The pipe is full: it waits with the password in its hand.
+    rotating = process(url, "rotate", first, "--to-pipe", stdout=writing, settings={"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"})
+    os.close(writing)
+    try:
+        while not on_their_way(url):
+            assert rotating.poll() is None
+        rotating.send_signal(signal.SIGINT)
+        with open(reading) as pipe:
+            printed = pipe.read().strip("x")
+        _, said = rotating.communicate(timeout=150)
+    finally:
+        rotating.kill()
+    assert rotating.returncode == 130
+    assert (printed == "") is ("That password will not work: nothing changed." not in said)
+    assert "Traceback" not in said
+    assert on_their_way(url) == 0
+
+
+def test_a_rotation_whose_password_cannot_be_hashed_is_over(store: tuple[str, list[str]]) -> None:
+    url, (first, _) = store
+    bound = 2 * 1024**3
+    rotating = process(
+        url,
+        *("rotate", first, "--to-pipe"),
+        settings={"ARGON2_MEMORY_KIB": "4194304"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (bound, bound)),
+    )
+    printed, said = rotating.communicate(timeout=150)
+    assert (rotating.returncode, printed, said) == (1, "", "The password could not be made, so nothing changed.\n")
+    assert on_their_way(url) == 0
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_the_caller_closed_is_empty(store: tuple[str, list[str]], closed: int) -> None:
+    url, (first, _) = store
+    done = process(url, "whois", "-", first, preexec_fn=lambda: os.close(closed), stdin=None if closed == 0 else subprocess.DEVNULL)
+    printed, said = done.communicate(timeout=150)
+    assert (done.returncode, "Traceback" in said) == (0, False)
+    assert (first in printed) is (closed != 1)
+    assert ("the text: No credential has that username." in said) is (closed != 2)
+
+
+def test_output_that_cannot_be_written_is_said(store: tuple[str, list[str]]) -> None:
+    with Path("/dev/full").open("w") as full:
+        listing = process(store[0], "list", stdout=full)
+        _, said = listing.communicate(timeout=150)
+    assert (listing.returncode, said) == (1, "smtp-bot: No space left on device\n")
+
+
+def test_what_is_no_utf8_is_replaced(store: tuple[str, list[str]]) -> None:
+    url, (first, second) = store
+    renaming = process(url, "workspace", "rename", "acme", os.fsdecode(b"caf\xe9 Acme"))
+    assert renaming.communicate(timeout=150) == ("acme is called caf\ufffd Acme.\n", "")
+    revoking = subprocess.run(
+        [sys.executable, "-m", "bot", "revoke", first, "-", "--reason", b"\xff stolen"],
+        env=os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent), "LC_ALL": "C.UTF-8"},
+        input=b"Nov 26 caf\xe9 sasl_username=" + second.encode(),
+        capture_output=True,
+        timeout=150,
+        check=False,
+    )
+    assert (revoking.returncode, revoking.stdout.count(b"revoked")) == (0, 2), revoking.stderr
+
+
+@pytest.mark.parametrize("written", ["{}", " {} ", "{}@mail.example.com", "upper"])
+def test_the_audit_log_takes_a_username_as_people_have_it(store: tuple[str, list[str]], written: str) -> None:
+    url, (first, second) = store
+    about = first.upper() if written == "upper" else written.format(first)
+    found = [json.loads(line) for line in smtp_bot(url, "audit", "--json", "--about", about).stdout.splitlines()]
+    assert {row["username"] for row in found} == {first}
+    assert second not in str(found)
+
+
+def test_the_audit_log_takes_a_mention_and_says_when_it_has_nothing(store: tuple[str, list[str]]) -> None:
+    url, _ = store
+    assert smtp_bot(url, "audit", "--about", "<@U0WANDA|wanda>").stdout == smtp_bot(url, "audit", "--about", "U0WANDA").stdout != ""
+    assert "C0MAIL" in smtp_bot(url, "audit", "--about", "<#C0MAIL|mail>").stdout
+    nothing = smtp_bot(url, "audit", "--about", "U0NOBODY")
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "The audit log has nothing about that.\n")
+
+
+@pytest.mark.parametrize("given", ["²:" + "0" * 64, "1:" + "g" * 64, "1", ":" + "0" * 64, f"{10**18}:" + "0" * 64])
+def test_a_head_that_is_none(store: tuple[str, list[str]], given: str) -> None:
+    refused = smtp_bot(store[0], "audit", "verify", "--since", given)
+    assert (refused.exit_code, "Invalid value for --since" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "many"])
+def test_a_port_that_is_none(port: str) -> None:
+    for option in ("--port", "--mail-port"):
+        refused = smtp_bot("", "demo", option, port)
+        assert (refused.exit_code, f"Invalid value for '{option}'" in refused.stderr) == (2, True)

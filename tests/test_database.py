@@ -14,16 +14,19 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from bot.run import NotYet, StartError, open_database
 from mailauth.process import what_is_wrong
-from storage import audit, credentials, grants, listing, seen, workspaces
+from mailauth.verifier import Answer, Verifier
+from storage import audit, credentials, grants, listing, passwords, seen, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.connecting import Unusable, check_file, file_system
 from storage.copy import copy
 from storage.database import Database, Transaction
-from storage.models import METADATA
+from storage.models import CREDENTIALS, METADATA
+from storage.passwords import Hasher
 from tests import postgres, raw
 from tests.conftest import need
 from tests.stage import settings
@@ -174,6 +177,62 @@ async def test_a_role_without_rights_has_its_sentence(empty_postgres_url: str) -
         assert (run.exit_code, "the role may not do that there. Make it the owner" in run.stderr) == (1, True)
 
 
+@pytest.fixture
+def read_only_url(postgres_server: str, postgres_url: str) -> str:
+    """A store that its role may only read."""
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
+            admin.execute("CREATE ROLE reader LOGIN")
+        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    return postgres_url.replace("bot@", "reader@")
+
+
+async def test_a_role_that_may_only_read_is_told_so(read_only_url: str, postgres_url: str) -> None:
+    db = Database(postgres_url)
+    ids = await fill(db)
+    [username] = await db.read(lambda tx: tx.connection.execute(select(CREDENTIALS.c.username).where(CREDENTIALS.c.id == ids[1])).scalars())
+    await db.close()
+    listed = await asyncio.to_thread(smtp_bot, read_only_url, "list")
+    assert (listed.exit_code, username in listed.stdout) == (0, True)
+    refused = await asyncio.to_thread(smtp_bot, read_only_url, "suspend", username)
+    says = "DATABASE_URL: the database does not let its role do that: grant it what its owner may. Nothing was done.\n"
+    assert (refused.exit_code, refused.stderr) == (1, says)
+    said = (await asyncio.to_thread(smtp_bot, read_only_url, "doctor")).stdout
+    assert "WRONG  DATABASE_URL: the database does not let its role do that" in said
+    assert "No authd lives." in said
+    reading = Database(read_only_url)
+    verifier = Verifier(reading, Hasher(8, 1, 1))
+    with capture_logs() as logged:
+        assert (await verifier.check(username, passwords.generate(ids[1]), "192.0.2.1", "smtp")).answer is Answer.NO
+        tried = asyncio.Semaphore(0)
+        flushing = asyncio.create_task(verifier.keep_flushing(tried.release))
+        for _ in range(2):
+            await asyncio.wait_for(tried.acquire(), 100)
+        flushing.cancel()
+    await reading.close()
+    assert [line["error"] for line in logged if line["event"].startswith("use not written down")] == ["forbidden"]
+
+
+async def test_a_table_that_is_missing_is_named(database_url: str) -> None:
+    db = Database(database_url)
+    await fill(db)
+    await raw.sql(db, "ALTER TABLE workspaces RENAME TO elsewhere")
+    await db.close()
+    for command in (("list",), ("workspace", "rename", "acme", "Acme 2"), ("doctor",)):
+        said = await asyncio.to_thread(smtp_bot, database_url, *command)
+        assert (said.exit_code, "DATABASE_URL: " in said.output, "workspaces" in said.output) == (1, True, True), command
+
+
+async def test_tables_of_another_program_are_told_from_ours(empty_database_url: str) -> None:
+    db = Database(empty_database_url)
+    await raw.sql(db, "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    await raw.sql(db, "INSERT INTO alembic_version VALUES ('ab12cd34')")
+    await db.close()
+    await asyncio.to_thread(everybody_says, empty_database_url, "another program keeps its tables there (ab12cd34).")
+    upgrade = await asyncio.to_thread(smtp_bot, empty_database_url, "db", "upgrade")
+    assert (upgrade.exit_code, "another program keeps its tables there" in upgrade.stderr) == (1, True)
+
+
 async def test_each_trouble_of_an_sqlite_file_has_its_sentence(tmp_path: Path) -> None:
     db = Database(f"sqlite:///{tmp_path / 'whole.db'}")
     await db.upgrade()
@@ -185,6 +244,7 @@ async def test_each_trouble_of_an_sqlite_file_has_its_sentence(tmp_path: Path) -
     for name, sentence in {
         "nowhere/x.db": "the folder of the SQLite file is not there. Make it, or correct the path.",
         ".": "this is a folder, and SQLite needs a file.",
+        "n" * 300: "the path of the SQLite file cannot be followed (File name too long). Correct it.",
         "half.db": "the SQLite file is damaged, or was copied by half. Stop everything that uses it and restore a backup.",
         "text.db": "the file is no SQLite database.",
     }.items():
@@ -204,6 +264,8 @@ def test_what_this_account_may_not_write_has_its_sentence() -> None:
             file.chmod(0o666)
         folder.chmod(0o555)
         assert all("the folder of the SQLite file is read-only for this account." in said for said in said_to_nobody(url).values())
+        folder.chmod(0o600)
+        assert all("this account may not enter the folder of the SQLite file." in said for said in said_to_nobody(url).values())
     finally:
         folder.chmod(0o755)
         shutil.rmtree(folder)

@@ -122,6 +122,27 @@ async def test_a_broken_chain_a_damaged_file_and_open_files(tmp_path: Path, doct
     assert f"may read {tmp_path / 'bot.db'}. Run: chmod o=" in sick.stdout
 
 
+async def test_a_journal_that_can_never_be_made_is_wrong(tmp_path: Path, doctor: Doctor, db: Database) -> None:
+    assert "note   REVOKED_JOURNAL:" in (await doctor()).stdout
+    for place, says in {
+        tmp_path / "nowhere" / "journal": "isn't there and can't be made by this account",
+        tmp_path / ("n" * 300): "is not kept: unwritable (File name too long)",
+    }.items():
+        said = await doctor(REVOKED_JOURNAL=str(place))
+        assert said.exit_code == 1
+        assert any(line.startswith("WRONG  REVOKED_JOURNAL:") and says in line for line in said.stdout.splitlines()), said.stdout
+
+
+async def test_one_part_that_fails_leaves_the_rest_of_the_report(doctor: Doctor, db: Database) -> None:
+    await raw.sql(db, "DROP TABLE mail_servers")
+    said = await doctor(AUTHD_LISTEN="tcp:a..b:1", SMTP_HOST="mail.invalid")
+    assert said.exit_code == 1
+    assert "WRONG  DATABASE_URL: SQLite does not do what it is asked (SQLITE_ERROR: no such table: mail_servers)." in said.stdout
+    assert "WRONG  AUTHD_LISTEN: authd does not answer (UnicodeError)." in said.stdout
+    assert "WRONG  No mail server answers at mail.invalid:587" in said.stdout
+    assert "the app has every scope it needs" in said.stdout
+
+
 async def test_authd_is_greeted(doctor: Doctor, db: Database) -> None:
     async def authd(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t00\nDONE\n")

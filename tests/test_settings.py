@@ -108,9 +108,6 @@ def test_every_secret_can_be_a_file(tmp_path: Path) -> None:
         for found in (read(tmp_path, **{f"{name}_FILE": str(file)}), read(tmp_path, f"{name}_FILE=secret\n")):
             assert getattr(found, name.lower()).get_secret_value() == value
         assert refusal(tmp_path, "", **{f"{name}_FILE": str(file), name: value}) == f"{name}_FILE: {name} is set too. Set one of the two."
-    assert (
-        read(tmp_path, "SLACK_BOT_TOKEN=xoxb-old", SLACK_BOT_TOKEN_FILE=str(file), SLACK_APP_TOKEN="xapp-1").notes == () if False else True
-    )
     file.write_text("\n")
     assert refusal(tmp_path, "", LEAKS_SECRET_FILE=str(file)) == "LEAKS_SECRET_FILE: the file that it names is empty."
     assert "(No such file or directory)" in refusal(tmp_path, "", LEAKS_SECRET_FILE="nowhere")
@@ -132,8 +129,31 @@ def test_a_misspelt_name_is_named(tmp_path: Path) -> None:
         "SLAK_APP_TOKEN in .env is no setting. Did you mean SLACK_APP_TOKEN?",
         "BOT_COLOUR in .env is no setting.",
     )
+    others = {"PORTS": "x", "SLACK_WEBHOOK": "x", "SMTP_USER": "x", "DATABASE_NAME": "x", "LOGNAME": "x", "DATABASES": "x", "SHELL": "x"}
+    assert read(tmp_path, "", **others).notes == ()
     assert "Did you mean SLACK_BOT_TOKEN_FILE?" in read(tmp_path, "", SLACK_BOT_TOKENFILE="x").notes[0]
     assert "Did you mean BOT_OWNERS?" in refusal(tmp_path, "", BOT_OWNER="U0OLGA", SMTP_PORT="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("DATABSE_URL", ". Did you mean DATABASE_URL?"),
+        ("DATABASE_URI", ". Did you mean DATABASE_URL?"),
+        ("AUTH_LISTEN", ". Did you mean AUTHD_LISTEN?"),
+        ("LOGLEVEL", ". Did you mean LOG_LEVEL?"),
+        ("loglevel", ". Did you mean LOG_LEVEL?"),
+        ("ARGON_MEMORY_KIB", ". Did you mean ARGON2_MEMORY_KIB?"),
+        ("AUTHD_TOKEN", ". Did you mean AUTHD_HTTP_TOKEN?"),
+        ("METRICS_PORT", "."),
+        ("BOT_TOKEN", "."),
+        ("SMTP_HOST_FILE", ": only what is secret can be in a file. Set SMTP_HOST."),
+    ],
+)
+@pytest.mark.parametrize("where", ["the environment", ".env"])
+def test_a_misspelt_name_is_named_wherever_it_stands(tmp_path: Path, name: str, says: str, where: str) -> None:
+    found = read(tmp_path, f"{name}=x\n") if where == ".env" else read(tmp_path, **{name: "x"})
+    assert found.notes == (f"{name} in {where} is no setting{says}",)
 
 
 def test_what_kubernetes_sets_for_a_service_called_smtp_is_ignored_and_said(tmp_path: Path) -> None:
@@ -188,6 +208,23 @@ def test_a_bad_value_of_every_setting_is_named_in_our_words_and_never_repeated(t
         ("SMTP_HOST", "mail.example.com:587", "it is a host's name or address and nothing else, such as mail.example.com"),
         ("BOT_OWNERS", "U0OLGA,olga", "number 2 is not a Slack user id, which looks like U0123ABCDEF (Slack profile, ⋮, Copy member ID)"),
         ("AUTHD_LISTEN", "/run/auth", "use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345"),
+        ("AUTHD_LISTEN", "tcp:65536", "use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345"),
+        ("POLICY_LISTEN", "tcp:127.0.0.1:99999", "use unix:PATH, tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12345"),
+        ("AUTHD_HTTP", "tcp:65536", "use tcp:HOST:PORT or tcp:PORT, such as tcp:127.0.0.1:12346"),
+        ("AUTHD_NGINX_SERVER", "192.0.2.1:65536", "it is an address and a port, such as 192.0.2.1:25"),
+        ("METRICS_LISTEN", "65536", "it is a port of this machine, such as 9464, or an address and a port, such as 0.0.0.0:9464"),
+        ("SMTP_HOST", f"{'a' * 64}.example", "it is a host's name or address and nothing else, such as mail.example.com"),
+        ("ARGON2_MEMORY_KIB", "4", "it is a whole number from 8 to 4194304, such as 19456"),
+        ("DATABASE_URL", "postgresql://bot@db:65536/bot", "its port is no number from 1 to 65535"),
+        ("DATABASE_URL", "postgresql://bot@db/bot?port=many", "its port is no number from 1 to 65535"),
+        ("DATABASE_URL", "postgresql://bot@/bot?host=a,b&port=5432,0", "its port is no number from 1 to 65535"),
+        ("DATABASE_URL", "postgresql://bot@db:many/bot", "it is not a database address"),
+        ("DATABASE_URL", "postgresql://bot@db/bot?options=-csearch_path%3D'a", "a quote in its options= is not closed"),
+        ("DATABASE_URL", "sqlite:///bot.db?timeout=many", "SQLite takes a file and nothing after it: sqlite:///smtp-bot.db"),
+        ("DATABASE_URL", "sqlite:///bot.db?mode=ro", "SQLite takes a file and nothing after it: sqlite:///smtp-bot.db"),
+        ("DATABASE_URL", "sqlite:///file:bot.db", "SQLite takes a file and nothing after it: sqlite:///smtp-bot.db"),
+        ("DATABASE_URL", "sqlite:///file:bot.db?mode=memory&uri=true", "SQLite takes a file and nothing after it: sqlite:///smtp-bot.db"),
+        ("DATABASE_URL", "sqlite://", "SQLite needs a file: sqlite:///smtp-bot.db"),
         ("AUTHD_PEERS", "10.1.0.0/16 mail", "number 2 is no network, which looks like 10.1.0.0/16 or 192.0.2.7"),
         ("METRICS_LISTEN", "everywhere", "it is a port of this machine, such as 9464, or an address and a port, such as 0.0.0.0:9464"),
         ("LEAKS_GITHUB_KEYS", "api.github.com", "it is an https address, such as https://api.github.com/meta/public_keys/secret_scanning"),
@@ -199,8 +236,31 @@ def test_a_bad_value_of_every_setting_is_named_in_our_words_and_never_repeated(t
         ("SLACK_API_URL", "slack.com", "it is an address of a Slack API, such as https://slack.com/api/"),
     ],
 )
-def test_a_bad_value_is_told_with_an_example(tmp_path: Path, name: str, value: str, says: str) -> None:
+def test_a_bad_value_is_told_with_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
     assert refusal(tmp_path, **{name: value}) == f"{name}: {says}"
+    with monkeypatch.context() as patched:
+        patched.chdir(tmp_path)
+        for command in ("run", "authd", "list", "doctor"):
+            said = smtp_bot("sqlite:///bot.db", command, **{name: value})
+            assert (said.exit_code, f"{name}: {says}" in said.output) == (1, True), command
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lanes_need_memory_each(tmp_path: Path) -> None:
+    assert read(tmp_path, ARGON2_MEMORY_KIB="32", ARGON2_PARALLELISM="4").argon2_parallelism == 4
+    assert refusal(tmp_path, ARGON2_MEMORY_KIB="31", ARGON2_PARALLELISM="4") == (
+        "ARGON2_PARALLELISM: with so many ARGON2_MEMORY_KIB must be 32 or more"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "authd", "list", "doctor"])
+def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    said = smtp_bot("sqlite:///bot.db", command)
+    assert (said.exit_code, "The folder that you are in is not there any more" in said.output) == (1, True)
 
 
 @pytest.mark.parametrize("command", ["run", "authd", "list", "doctor"])

@@ -147,11 +147,13 @@ def test_a_schema_of_a_later_release_lets_older_code_start_or_not(old_url: str) 
     assert asyncio.run(starts()) == (True, None)
     assert smtp_bot(old_url, "revoke", "smtp-acme-bbbbbbbb").exit_code == 0
     assert "its schema is a newer release's, which lets this one go on" in smtp_bot(old_url, "doctor").stdout
+    again = smtp_bot(old_url, "db", "upgrade")
+    assert (again.exit_code, again.stdout) == (0, "A newer release's schema, which lets this one go on. Nothing to do.\n")
     newer(old_url, "9999")
     started, wrong = asyncio.run(starts())
     assert not started
     assert "made by a newer release" in (wrong or "")
-    for refused in (smtp_bot(old_url, "list"), smtp_bot(old_url, "revoke", "smtp-acme-gggggggg")):
+    for refused in (smtp_bot(old_url, "list"), smtp_bot(old_url, "revoke", "smtp-acme-gggggggg"), smtp_bot(old_url, "db", "upgrade")):
         assert (refused.exit_code, "Install that release." in refused.stderr) == (1, True)
     assert "not one of this release's" in smtp_bot(old_url, "db", "downgrade").stderr
 
