@@ -13,6 +13,7 @@ import typer.main
 from typer._click.exceptions import MissingParameter
 
 from bot.cli import cli
+from bot.settings import FIELDS, PREFIXES, SECRETS
 from storage.database import Database
 from storage.journal import Journal
 from storage.past import Past
@@ -107,3 +108,14 @@ def test_a_wrong_line_is_noticed() -> None:
         takes("smtp-bot list --nonsense")
     with pytest.raises(Exception, match="No such command"):
         takes("smtp-bot nonsense")
+
+
+NAME = re.compile(rf"(?<![A-Z0-9_])(?:{'|'.join([*PREFIXES, 'LOG_'])})[A-Z0-9_]*[A-Z0-9](?![A-Za-z0-9_])")
+
+
+def test_every_variable_that_is_named_is_a_setting() -> None:
+    settings = set(FIELDS) | {f"{secret}_FILE" for secret in SECRETS}
+    files = [ROOT / page for page in PAGES] + [one for one in (ROOT / "deploy").rglob("*") if one.is_file() and "scanners" not in one.parts]
+    found = {(name, file.name) for file in files for name in NAME.findall(file.read_text(errors="replace"))}
+    assert len(found) > 50
+    assert {(name, file) for name, file in found if name not in settings} == set()
