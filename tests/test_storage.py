@@ -1,15 +1,17 @@
 """The store alone: promises that hold whatever asks for them."""
 
 import asyncio
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from storage import access, audit, credentials, errands, grants, lifecycle, listing, policy, seen, workspaces
+from storage import access, audit, credentials, errands, grants, lifecycle, listing, policy, posted, seen, workspaces
 from storage.access import Action, Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import Database, Schema, Transaction
@@ -291,3 +293,75 @@ async def test_a_webhook_hears_of_a_revoked_workspace_once_and_not_of_each_crede
     await db.change(credentials.order_revocation, by(OWNER), acme.id)
     assert await db.change(credentials.delete_some, by(OWNER), acme.id) == 3
     assert await raw.one(db, "SELECT count(*) FROM errands WHERE kind = 'webhook'") == 1
+
+
+async def test_what_was_given_up_is_not_committed_and_what_audits_nothing_is_undone(db: Database, acme: Workspace) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(tx: Transaction) -> None:
+        workspaces.add(tx, by(OWNER), "slow")
+        begun.set()
+        go_on.wait(120)
+
+    change = asyncio.create_task(db.change(slow))
+    await asyncio.to_thread(begun.wait, 120)
+    change.cancel()
+    await asyncio.gather(change, return_exceptions=True)
+    assert change.cancelled()
+    go_on.set()
+    slugs = "SELECT slug FROM workspaces"
+    assert [row.slug for row in await db.look(lambda tx: tx.connection.execute(text(slugs)).all())] == ["acme"]
+
+    def unaudited(tx: Transaction) -> None:
+        tx.connection.execute(text("UPDATE workspaces SET slug = 'quiet'"))
+
+    with pytest.raises(RuntimeError, match="changes without an audit row"):
+        await db.change(unaudited)
+    assert await raw.one(db, slugs) == "acme"
+
+
+async def test_a_note_on_postgresql_waits_for_no_change(postgres_url: str) -> None:
+    db = Database(postgres_url)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(tx: Transaction) -> None:
+        workspaces.add(tx, by(OWNER), "slow")
+        begun.set()
+        assert go_on.wait(120), "the note waited for it"
+
+    change = asyncio.create_task(db.change(slow))
+    await asyncio.to_thread(begun.wait, 120)
+    await db.note(seen.first_time, "heartbeat")
+    go_on.set()
+    await change
+    await db.close()
+
+
+async def test_paused_channels_hear_nothing_and_a_receiver_that_is_away_holds_only_its_own_workspace(db: Database, acme: Workspace) -> None:
+    other = await db.change(workspaces.add, by(OWNER), "other")
+    await db.change(workspaces.map_channel, by(OWNER), "T0HOME", "C0QUIET", acme.id)
+    await raw.sql(db, "UPDATE channel_mappings SET paused = :yes WHERE channel_id = 'C0QUIET'", yes=True)
+    await db.change(workspaces.suspend_all, by(OWNER), acme.id)
+    told = await raw.sql(db, "SELECT channel_id FROM errands WHERE kind = 'notice'")
+    assert [row.channel_id for row in told] == [CHANNEL]
+    for workspace in (acme, acme, other):
+        await db.note(errands.add, errands.Kind.WEBHOOK, workspace_id=workspace.id, event_id=1)
+    hooks = [one for one in await db.note(errands.take, 20) if one.kind == "webhook"]
+    await db.note(errands.hold, hooks[0], timedelta(hours=1))
+    due = await raw.sql(db, "SELECT workspace_id, due FROM errands WHERE kind = 'webhook'")
+    assert {row.workspace_id for row in due if row.due > min(one.due for one in due)} == {acme.id}
+    assert sum(row.workspace_id == acme.id for row in due) == 2
+
+
+@pytest.mark.parametrize("change", ["expiry", "resume all"])
+async def test_messages_about_a_credential_are_drawn_anew_after(db: Database, acme: Workspace, change: str) -> None:
+    credential = await make(db, "Relay")
+    await db.note(posted.keep, posted.Posted.ALARM, "C0ALARM", "1.1", credential_id=credential, workspace_id=acme.id)
+    if change == "resume all":
+        await db.change(workspaces.suspend_all, by(OWNER), acme.id)
+    await raw.sql(db, "DELETE FROM errands")
+    if change == "expiry":
+        await db.change(lifecycle.change_expiry, by(OWNER), credential, db.clock() + timedelta(days=30))
+    else:
+        await db.change(workspaces.resume_all, by(OWNER), acme.id)
+    assert "C0ALARM" in str(await raw.sql(db, "SELECT * FROM errands WHERE kind = 'settle'"))
