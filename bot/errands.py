@@ -47,7 +47,7 @@ MESSAGE_GONE = ("message_not_found",)
 
 log = structlog.get_logger(__name__)
 still_open = Gauge("smtp_bot_errands_open", "Errands that are not done")
-oldest = Gauge("smtp_bot_errand_oldest_seconds", "Age of the oldest errand that is due")
+oldest = Gauge("smtp_bot_errand_oldest_seconds", "Age of the oldest errand that is due or was tried in vain, webhooks apart")
 
 
 @dataclass(frozen=True)

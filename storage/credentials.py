@@ -37,7 +37,7 @@ from storage.refusals import (
     NotDue,
     Refusal,
 )
-from storage.workspaces import by_id, of_channel
+from storage.workspaces import by_id, check_reason, of_channel
 from storage.workspaces import save as save_workspace
 
 PENDING_LIFETIME = timedelta(minutes=5)
@@ -193,7 +193,7 @@ def delete(
         current.allow(Action.DELETE, workspace)
         if credential.state == State.DELETED:
             raise already_deleted(credential)
-        policy.check_reason(workspace, reason)
+        check_reason(workspace, reason)
         if credential.state != State.PENDING:
             _count(tx, workspace.id, -1)
         current.credential = credential = _end(tx, credential, origin.actor.user)
@@ -233,7 +233,7 @@ def revoke_each(tx: Transaction, origin: Origin, credential_ids: Iterable[str], 
                 result.refused |= {one.id: refusal for one in here}
                 current.refuse(refusal)
                 continue
-            policy.check_reason(workspace, reason)
+            check_reason(workspace, reason)
             living = [one for one in here if one.state != State.DELETED]
             current.void = not living
             if living:
@@ -259,7 +259,7 @@ def order_revocation(tx: Transaction, origin: Origin, workspace_id: int, reason:
     with attempt(tx, What.REVOKE_ALL, origin, reason) as current:
         workspace = by_id(tx, workspace_id)
         current.allow(Action.ADMINISTER, workspace)
-        policy.check_reason(workspace, reason)
+        check_reason(workspace, reason)
         current.subject = str(workspace.credential_count)
         if workspace.suspended_at is None:
             workspace = save_workspace(tx, workspace, suspended_at=tx.now, suspended_by=origin.actor.user)

@@ -389,7 +389,9 @@ class Open:
 def still_open(tx: Transaction) -> Open:
     free = or_(ERRANDS.c.lease.is_(None), ERRANDS.c.lease <= tx.now)
     due = func.count(ERRANDS.c.id).filter(ERRANDS.c.due <= tx.now, free)
-    query = select(func.count(), due, func.min(ERRANDS.c.due)).where(ERRANDS.c.done_at.is_(None))
+    # Trying again moves `due`, so that only their beginning tells how long somebody waits; a receiver of a webhook may be gone for good.
+    late = or_(ERRANDS.c.due <= tx.now, ERRANDS.c.tries > 0) & (ERRANDS.c.kind != Kind.WEBHOOK.value)
+    query = select(func.count(), due, func.min(ERRANDS.c.created_at).filter(late)).where(ERRANDS.c.done_at.is_(None))
     count, waiting, oldest = tx.connection.execute(query).one()
     return Open(count, waiting, max((tx.now - oldest).total_seconds(), 0.0) if oldest else 0.0)
 

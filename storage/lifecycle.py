@@ -31,7 +31,7 @@ from storage.refusals import (
     RotationRepeated,
     RotationUnderWay,
 )
-from storage.workspaces import by_id, of_channel
+from storage.workspaces import by_id, check_reason, of_channel
 
 EXPIRY_MAX = timedelta(days=3660)
 
@@ -200,7 +200,7 @@ def suspend(
         if credential.state == State.SUSPENDED:
             raise already_suspended(credential)
         if not at_once:
-            policy.check_reason(workspace, reason)
+            check_reason(workspace, reason)
         current.credential = credential = save(
             tx,
             credential,

@@ -25,7 +25,6 @@ from storage.refusals import (
     DomainProblem,
     LifeTooLong,
     NumberInvalid,
-    ReasonRequired,
     TooManyLive,
     WebhookInvalid,
     WebhookProblem,
@@ -102,12 +101,6 @@ def check_device(workspace: Workspace, device: bool) -> None:
     """Raises DeviceNotAllowed."""
     if device and not workspace.devices_allowed:
         raise DeviceNotAllowed(workspace.name)
-
-
-def check_reason(workspace: Workspace, reason: str | None) -> None:
-    """Raises ReasonRequired."""
-    if workspace.reason_required and not (reason or "").strip():
-        raise ReasonRequired(workspace.name)
 
 
 def check_room(tx: Transaction, workspace: Workspace) -> None:

@@ -24,6 +24,7 @@ from storage.refusals import (
     ChannelPaused,
     NoSuchWorkspace,
     NotSuspended,
+    ReasonRequired,
     SlugTaken,
     WorkspaceNotEmpty,
     WorkspaceSuspended,
@@ -215,17 +216,24 @@ def set_notices(tx: Transaction, origin: Origin, workspace_id: int, created: boo
         return save(tx, workspace, notify_created=created, notify_deleted=deleted)
 
 
+def check_reason(workspace: Workspace, reason: str | None) -> None:
+    """Raises ReasonRequired."""
+    if workspace.reason_required and not (reason or "").strip():
+        raise ReasonRequired(workspace.name)
+
+
 def suspend_all(tx: Transaction, origin: Origin, workspace_id: int, reason: str | None = None) -> Workspace:
     """Refuses every log-in of the workspace from now on, in one row, however many credentials it has.
 
     Raises:
-        NoSuchWorkspace, NotAllowed (it takes an admin), RoleUnknown, PersonBarred, WorkspaceSuspended.
+        NoSuchWorkspace, NotAllowed (it takes an admin), RoleUnknown, PersonBarred, WorkspaceSuspended, ReasonRequired.
     """
     with attempt(tx, What.SUSPEND_ALL, origin, reason) as current:
         workspace = by_id(tx, workspace_id)
         current.allow(Action.ADMINISTER, workspace)
         if workspace.suspended_at is not None:
             raise WorkspaceSuspended(workspace.name, workspace.suspended_by or "", workspace.suspended_at)
+        check_reason(workspace, reason)
         current.workspace = workspace = save(tx, workspace, suspended_at=tx.now, suspended_by=origin.actor.user)
     return workspace
 

@@ -18,7 +18,7 @@ from storage.database import Database, Schema, Transaction
 from storage.listing import Order
 from storage.models import METADATA, Credential, Workspace
 from storage.passwords import Hasher
-from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, Refusal, RotationEnded
+from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, ReasonRequired, Refusal, RotationEnded
 from tests import raw
 
 OWNER = Actor("U0OWNER", "T0HOME", owner=True)
@@ -365,3 +365,26 @@ async def test_messages_about_a_credential_are_drawn_anew_after(db: Database, ac
     else:
         await db.change(workspaces.resume_all, by(OWNER), acme.id)
     assert "C0ALARM" in str(await raw.sql(db, "SELECT * FROM errands WHERE kind = 'settle'"))
+
+
+async def test_every_stop_needs_its_reason_where_one_is_demanded(db: Database, acme: Workspace) -> None:
+    await db.change(policy.change, by(OWNER), acme.id, policy.Policy(reason_required=True))
+    for stop in (workspaces.suspend_all, credentials.order_revocation):
+        for empty in (None, " "):
+            with pytest.raises(ReasonRequired):
+                await db.change(stop, by(OWNER), acme.id, empty)
+        assert (await db.read(workspaces.by_id, acme.id)).suspended_at is None
+    await db.change(workspaces.suspend_all, by(OWNER), acme.id, "a laptop was stolen")
+
+
+async def test_how_long_somebody_waits_is_told_from_the_beginning_and_not_from_the_next_try(db: Database, acme: Workspace) -> None:
+    await raw.sql(db, "DELETE FROM errands")
+    for kind in (errands.Kind.OUTCOME, errands.Kind.WEBHOOK):
+        await db.note(errands.add, kind, person="U0MIA", ids=("ref",), workspace_id=acme.id)
+    await raw.sql(db, "UPDATE errands SET created_at = created_at - :ago", ago=3_600_000)
+    for errand in await db.note(errands.take, 5):
+        await db.note(errands.postpone, errand, "away", timedelta(minutes=30))
+    open_ones = await db.read(errands.still_open)
+    assert (open_ones.count, open_ones.due, open_ones.oldest >= 3600) == (2, 0, True)
+    await raw.sql(db, "DELETE FROM errands WHERE kind = 'outcome'")
+    assert (await db.read(errands.still_open)).oldest == 0
