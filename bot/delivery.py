@@ -190,7 +190,7 @@ class Work:
 
 @contextlib.asynccontextmanager
 async def outside() -> AsyncIterator[None]:
-    """Gives the place back while the block waits for Slack, and goes on, before all who have not begun, once there is one again."""
+    """Gives the place back while the block waits for others, and goes on, before all who have not begun, once there is one again."""
     place = _place.get()
     if place is None:
         yield

@@ -136,6 +136,8 @@ class Worker:
     async def _work_off(self, errand: Errand) -> bool:
         """Whether Slack is away."""
         db = self._services.db
+        if not await db.note(errands.keep, errand):
+            return False  # those before it took so long that somebody else has it
         try:
             result = await KINDS[Kind(errand.kind)](self._services, errand)
         except (NoSuchCredential, NoSuchRequest, NoSuchWorkspace):

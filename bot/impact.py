@@ -7,6 +7,7 @@ from typing import Any
 
 from bot import limits
 from bot.blocks import Block, Piece, bold, clock_time, code, line, lines, principal, when
+from bot.delivery import outside
 from bot.door import Request
 from storage import mail_servers
 from storage.audit import What
@@ -142,4 +143,5 @@ async def follow(request: Request, credential: Credential, what: What, view: Cal
                 return  # the person closed it
         if not proof.waiting or asyncio.get_running_loop().time() > deadline:
             return
-        await asyncio.sleep(INTERVAL)
+        async with outside():
+            await asyncio.sleep(INTERVAL)

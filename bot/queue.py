@@ -16,6 +16,7 @@ from slack_bolt.app.async_app import AsyncApp
 from bot import blocks, impact
 from bot.blocks import Block, Piece, actions, bold, button, code, confirm, line, option, people
 from bot.codec import OnMany
+from bot.delivery import outside
 from bot.door import EVERYWHERE, Door, Request, notice
 from bot.services import Services
 from bot.slack import Ok
@@ -127,7 +128,8 @@ async def follow(
                 return
         if asyncio.get_running_loop().time() > deadline:
             return
-        await asyncio.sleep(impact.INTERVAL)
+        async with outside():
+            await asyncio.sleep(impact.INTERVAL)
 
 
 async def actor_of(services: Services, person: str, workspace_id: int | None) -> Actor:

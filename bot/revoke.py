@@ -15,6 +15,7 @@ from slack_bolt.app.async_app import AsyncApp
 from bot import blocks, impact, queue, suspend, texts
 from bot.blocks import DIVIDER, VIEW_BLOCKS_MAX, Block, Piece, actions, bold, code, line, modal, option, plain, principal, when
 from bot.codec import OnCredential, OnMany, OnSlug
+from bot.delivery import outside
 from bot.door import EVERYWHERE, Answer, Door, InputInvalid, Request, notice, update
 from bot.reason import asked_for, given_reason, reason_field
 from bot.target import allowed
@@ -40,6 +41,7 @@ WHOLE_PREFIX = "workspace:"
 MOST = 50
 FEW = 20  # in one modal that leave room for buttons beside each
 COUNTED_EVERY = 1.0  # seconds
+COUNTED_FOR = 45.0  # seconds; the time for a request is longer
 SUSPEND_ALL = option("Suspend all", "suspend", "Reversible: they can be resumed with the same passwords.")
 REVOKE_ALL = option("Revoke all", "revoke", "Deletes every one of them. This can't be undone.")
 REPORTED = "If this is one of ours, the people who can revoke it now know. Please delete the message if it is yours."
@@ -380,15 +382,19 @@ def all_suspended_view(workspace: Workspace, command: str, news: Sequence[Block]
 
 
 async def follow_order(request: Request, workspace: Workspace, count: int) -> None:
-    """Counts in the modal while the order is worked off, as long as the person looks and the time for this request goes on."""
+    """Counts in the modal while the order is worked off, as long as the person looks, for `COUNTED_FOR` seconds at most."""
     shown = 0
+    deadline = asyncio.get_running_loop().time() + COUNTED_FOR
     while True:
         left = (await request.services.db.read(workspaces.by_id, workspace.id)).credential_count
         if count - left != shown or not left:
             shown = count - left
             if not await request.show_result(ordered_view(workspace, shown, count)) or not left:
                 return
-        await asyncio.sleep(COUNTED_EVERY)
+        if asyncio.get_running_loop().time() > deadline:
+            return
+        async with outside():
+            await asyncio.sleep(COUNTED_EVERY)
 
 
 def ordered_view(workspace: Workspace, done: int, count: int) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def owe(tx: Transaction, changed: "Changed") -> None:
     match changed.what:
         case (
             What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT
-            | What.OWNER | What.KEEP
+            | What.OWNER | What.KEEP | What.REPLAY
         ):  # fmt: skip
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
         case What.LEAK_GONE:

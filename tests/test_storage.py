@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import access, audit, credentials, errands, grants, lifecycle, listing, policy, posted, seen, workspaces
+from storage import access, audit, credentials, errands, grants, lifecycle, listing, policy, posted, replay, seen, workspaces
 from storage.access import Action, Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import Database, Schema, Transaction
 from storage.listing import Order
-from storage.models import METADATA, Credential, Workspace
+from storage.models import METADATA, REVIVED, Credential, Workspace
 from storage.passwords import Hasher
 from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, ReasonRequired, Refusal, RotationEnded
 from tests import raw
@@ -388,3 +388,14 @@ async def test_how_long_somebody_waits_is_told_from_the_beginning_and_not_from_t
     assert (open_ones.count, open_ones.due, open_ones.oldest >= 3600) == (2, 0, True)
     await raw.sql(db, "DELETE FROM errands WHERE kind = 'outcome'")
     assert (await db.read(errands.still_open)).oldest == 0
+
+
+async def test_messages_about_what_is_revoked_again_are_drawn_anew(db: Database, acme: Workspace) -> None:
+    shell = Origin(Actor("shell:olga", "T0HOME", owner=True), Surface.SHELL, "ref")
+    credential = await make(db, "Relay")
+    await db.note(posted.keep, posted.Posted.ALARM, "C0ALARM", "1.1", credential_id=credential, workspace_id=acme.id)
+    await raw.sql(db, "DELETE FROM errands")
+    revived = {"kind": "credential", "key": credential, "credential_id": credential}
+    await db.note(lambda tx: tx.connection.execute(insert(REVIVED).values(revived)))
+    assert len((await replay.make_again(db, shell))[0]) == 1
+    assert "C0ALARM" in str(await raw.sql(db, "SELECT * FROM errands WHERE kind = 'settle'"))
