@@ -82,7 +82,7 @@ def draw(leak: Leak, link: str | None, now: datetime) -> list[Block]:
 def _what_happened(leak: Leak, link: str | None) -> list[Piece]:
     first, credential = leak.events[0], leak.credential
     message: Piece = {"type": "link", "url": link, "text": "a message"} if link else "a message"
-    where: list[Piece] = [message, " in ", blocks.channel(first.channel_id)] if first.channel_id else [message]
+    where: list[Piece] = [message, " in ", blocks.channel(leak.channel)] if leak.channel else [message]
     by: Piece = "An app" if first.user_id.startswith("B") else principal(first.user_id)
     which: list[Piece] = [bold(credential.name), " (", code(credential.username), ") of ", bold(leak.workspace.name)]
     if first.user_id == SCANNER:

@@ -33,7 +33,6 @@ from storage.models import AuditEvent, Credential, Errand, PostedMessage, State,
 from storage.refusals import NoSuchCredential, NoSuchRequest, NoSuchWorkspace
 
 BATCH = 20
-AT_ONCE = 4
 PERSONS_ASKED = 10
 HOOK_FIRST_WAIT = timedelta(seconds=10)
 HOOK_LONGEST_WAIT = timedelta(hours=1)
@@ -44,6 +43,12 @@ PROOF_FOLLOWED = timedelta(seconds=50)
 DRAWN_AGAIN = 5  # times in a row, when what it says changes meanwhile
 PERSONS_TOLD = 10
 MESSAGE_GONE = ("message_not_found",)
+LANES: dict[frozenset[Kind], int] = {
+    frozenset({Kind.WEBHOOK}): 16,
+    frozenset({Kind.REVOKE_ALL}): 1,
+    frozenset(Kind) - {Kind.WEBHOOK, Kind.REVOKE_ALL}: 4,
+}
+"""What is worked off beside each other, and how many at once: receivers that hang and long orders keep no message waiting."""
 
 log = structlog.get_logger(__name__)
 still_open = Gauge("smtp_bot_errands_open", "Errands that are not done")
@@ -83,50 +88,60 @@ class Worker:
     def __init__(self, services: Services, every: float = LOOKED_FOR) -> None:
         self._services = services
         self._every = every
-        self._wanted = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._wanted = {lane: asyncio.Event() for lane in LANES}
+        self._idle = {lane: asyncio.Event() for lane in LANES}
         services.db.owed = self.wake
 
     def wake(self) -> None:
         """Something is owed now."""
-        self._idle.clear()
-        self._wanted.set()
+        for lane in LANES:
+            self._idle[lane].clear()
+            self._wanted[lane].set()
 
     async def idle(self) -> None:
         """Waits until nothing that is due is left."""
-        await self._idle.wait()
+        while not all(one.is_set() for one in self._idle.values()):
+            for one in self._idle.values():
+                await one.wait()
 
     async def forever(self) -> None:
         self.wake()
+        async with asyncio.TaskGroup() as lanes:
+            for lane in LANES:
+                lanes.create_task(self._forever(lane))
+
+    async def _forever(self, lane: frozenset[Kind]) -> None:
+        wanted, idle = self._wanted[lane], self._idle[lane]
         while True:
             try:
                 async with asyncio.timeout(self._every):
-                    await self._wanted.wait()
+                    await wanted.wait()
             except TimeoutError:
                 pass
-            self._wanted.clear()
+            wanted.clear()
             try:
-                while await self.once():
+                while await self._once(lane):
                     pass
             except (Unavailable, OutcomeUnknown) as error:
                 log.warning("errands wait for the database", error=describe(error))
             except Exception as error:
                 log.error("errands failed", error=describe(error))
-            if not self._wanted.is_set():
-                self._idle.set()
+            if not wanted.is_set():
+                idle.set()
 
-    async def once(self) -> bool:
+    async def _once(self, lane: frozenset[Kind]) -> bool:
         """Works off a batch; whether there may be more to do now."""
         db = self._services.db
         now = await db.read(errands.still_open)
         still_open.set(now.count)
         oldest.set(now.oldest)
-        if not now.due:
+        if not now.due & lane:
             return False
-        taken = await db.note(errands.take, BATCH)
+        at_once = LANES[lane]
+        taken = await db.note(errands.take, BATCH, lane)
         away = False
-        for start in range(0, len(taken), AT_ONCE):
-            some = taken[start : start + AT_ONCE]
+        for start in range(0, len(taken), at_once):
+            some = taken[start : start + at_once]
             if away:  # Slack does not answer: the others need not find that out one by one
                 await db.note(errands.release_all, taken[start:])
                 break
@@ -238,7 +253,7 @@ async def _suspension(services: Services, errand: Errand, event: AuditEvent) -> 
 
             def keep(tx: Transaction) -> None:
                 now = credentials.suspension(tx, drawn.credential.id, event.id, wait=True)
-                _keep(tx, errand, posted.Posted.SUSPENDED, where, drawn.credential, None, changed=now != drawn, ids=(str(event.id),))
+                _keep(tx, errand, posted.Posted.SUSPENDED, where, now.credential, now != drawn, ids=(str(event.id),))
 
             await services.db.note(keep)
             return Done()
@@ -254,19 +269,33 @@ def _keep(
     kind: posted.Posted,
     where: Posted,
     credential: Credential,
-    event: AuditEvent | None,
     changed: bool,
     ids: tuple[str, ...] = (),
+    source: tuple[str, str] | None = None,
 ) -> None:
-    """Writes down where the message stands, and ends the errand. `changed`: what it says is no longer so."""
+    """Writes down where the message stands, and ends the errand.
+
+    Args:
+        changed: what it says is no longer so.
+        source: see `posted.keep`.
+    """
     if where.ts:
-        source = (event.channel_id, event.source_id) if event and event.channel_id and event.source_id else None
         posted.keep(
             tx, kind, where.channel, where.ts, credential_id=credential.id, workspace_id=credential.workspace_id, source=source, ids=ids
         )
         message = posted.at(tx, where.channel, where.ts)
-        errands.settle(tx, [message] if message and changed else [])
+        if message and changed:
+            errands.settle(tx, [message])
+        elif message:
+            _settle_at_expiry(tx, message, credential)
     errands.finish(tx, errand.id, errands.TOLD)
+
+
+def _settle_at_expiry(tx: Transaction, message: PostedMessage, credential: Credential) -> None:
+    """An alarm says that the credential works; nothing is written when it expires."""
+    expires_at = credential.expires_at
+    if message.kind == posted.Posted.ALARM and credential.state == State.ACTIVE and expires_at and expires_at > tx.now:
+        errands.settle(tx, [message], at=expires_at)
 
 
 async def raise_alarm(services: Services, errand: Errand) -> Result:
@@ -275,14 +304,15 @@ async def raise_alarm(services: Services, errand: Errand) -> Result:
         return await _raise_with_somebody(services, errand)
     [event] = (await services.db.read(_about, errand)).events
     drawn = await services.db.read(_leak, services.team, event)
-    rows = alarm.draw(drawn, await _link(services, event), services.db.clock())
+    rows = alarm.draw(drawn, await _link(services, drawn), services.db.clock())
     match await services.slack.post_message(where, notices.message(rows)):
         case Ok(stands):
 
             def keep(tx: Transaction) -> None:
                 now = _leak(tx, services.team, event, wait=True)
                 changed = replace(now, proof=None) != replace(drawn, proof=None)
-                _keep(tx, errand, posted.Posted.ALARM, stands, drawn.credential, event, changed)
+                source = (now.channel, event.source_id) if now.channel and event.source_id else None
+                _keep(tx, errand, posted.Posted.ALARM, stands, now.credential, changed, source=source)
 
             await services.db.note(keep)
             return Done()
@@ -304,10 +334,12 @@ def _leak(tx: Transaction, team: str, event: AuditEvent, wait: bool = False) -> 
     return leaks.leak(tx, team, event.credential_id, event.channel_id, event.source_id)
 
 
-async def _link(services: Services, event: AuditEvent) -> str | None:
-    if not event.channel_id or not event.source_id:
+async def _link(services: Services, leak: Leak) -> str | None:
+    """Of the message that leaks."""
+    source = leak.events[0].source_id
+    if not leak.channel or not source:
         return None
-    found = await services.slack.permalink(event.channel_id, event.source_id)
+    found = await services.slack.permalink(leak.channel, source)
     return found.data if isinstance(found, Ok) else None
 
 
@@ -372,6 +404,12 @@ async def settle(services: Services, errand: Errand) -> Result:
         return Later("changes all the time", after=PROOF_EVERY)
     if drawn.unconfirmed and services.db.clock() - errand.created_at < PROOF_FOLLOWED:
         return Later("unconfirmed", after=PROOF_EVERY)
+
+    def drawn_at_expiry(tx: Transaction) -> None:
+        _settle_at_expiry(tx, message, credentials.get(tx, message.credential_id or "")[0])
+
+    if message.kind == posted.Posted.ALARM:
+        await services.db.note(drawn_at_expiry)
     return Done()
 
 
@@ -391,7 +429,7 @@ async def _drawn(services: Services, message: PostedMessage) -> Drawn:
         case posted.Posted.IDLE:
             return await _idle(services, message.person or "", message.workspace_id)
     leak = await db.read(leaks.leak, services.team, message.credential_id or "", message.source_channel, message.source_ts)
-    return Drawn(alarm.draw(leak, await _link(services, leak.events[0]), db.clock()), bool(leak.proof and leak.proof.waiting))
+    return Drawn(alarm.draw(leak, await _link(services, leak), db.clock()), bool(leak.proof and leak.proof.waiting))
 
 
 async def warn(services: Services, errand: Errand) -> Result:
@@ -477,7 +515,7 @@ async def sends_much(services: Services, errand: Errand) -> Result:
             def keep(tx: Transaction) -> None:
                 credentials.wait_for(tx, credential.id)
                 changed = credentials.get(tx, credential.id)[0].state != credential.state
-                _keep(tx, errand, posted.Posted.SENDS_MUCH, where, credential, None, changed, ids=(why,))
+                _keep(tx, errand, posted.Posted.SENDS_MUCH, where, credential, changed, ids=(why,))
 
             await services.db.note(keep)
             return Done()
@@ -574,8 +612,8 @@ async def connected(services: Services, errand: Errand) -> Result:
                 await services.db.note(posted.forget, one)
             case Away(why, _):
                 return Later(why, slack_away=True)
-    if settled or mapped is None:
-        return Done("settled")
+    if settled or mapped is None or about.events[0].channel_id != channel:
+        return Done("settled")  # who connects it from elsewhere, such as a shell, says so there
     match await services.slack.post_message(channel, message):
         case Ok(where):
             if where.ts:

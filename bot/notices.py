@@ -13,7 +13,7 @@ from bot.blocks import Block, Piece, actions, bold, button, code, foot, in_words
 from bot.codec import OnCredential
 from bot.new_password import what_to_do
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
-from storage.audit import Surface, What
+from storage.audit import Again, Surface, What
 from storage.credentials import Suspension
 from storage.errands import AWAKE, BURST
 from storage.lifecycle import has_expired
@@ -31,6 +31,12 @@ UNUSUAL = {
     BURST: " sends ten times as much as usual.",
     AWAKE: " sends much, and sent nothing in the day before.",
 }
+AGAIN = {
+    Again.DELETED: ("revoked again", "Apps using {} can no longer send mail."),
+    Again.SUSPENDED: ("suspended again", "Apps using {0} can't send mail until a writer resumes {0}."),
+    Again.PASSWORD: ("ended again an old password of", "An app that can't log in now needs a new password: rotate it."),
+}
+"""What was done, and what follows."""
 UNFINISHED = (
     (What.CREATE, {What.ACTIVATE}, "No password was made. I'll delete the credential in a few minutes; create it again then."),
     (What.ROTATE, {What.FINISH_ROTATION}, "No new password was made; the old one still works. Rotate it again in a few minutes."),
@@ -77,6 +83,13 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
                 line(by, f" revoked all {event.subject} SMTP credentials in ", bold(workspace.name), "."),
                 line("Apps using them can no longer send mail. Update the connected systems before sending resumes."),
             ]
+        case What.REPLAY if event.subject == Again.ALL_SUSPENDED:
+            rows = [
+                line(by, " suspended all SMTP credentials in ", bold(workspace.name), " again: a restore of the database had undone it."),
+                line("No app can send mail through it until an admin resumes it."),
+            ]
+        case What.REPLAY:
+            rows = _again(by, Again(event.subject or ""), changed, workspace)
         case _:
             return None
     if event.reason and event.surface != Surface.SWEEP:
@@ -114,15 +127,27 @@ def _by(last: AuditEvent, again: str = "") -> list[Piece]:
 
 def _deleted(by: Piece, done: str, gone: Sequence[Credential], workspace: Workspace) -> list[Block]:
     """One message, however many one person deleted at once. `done`: deleted, or revoked."""
-    if len(gone) == 1:
-        rows = [line(by, f" {done} ", *_named(gone[0], workspace))]
-    else:
-        rows = [line(by, f" {done} {len(gone)} SMTP credentials in ", bold(workspace.name), ":")]
-        rows.append(lines(*([bold(one.name), " (", code(one.username), ")"] for one in gone[:NAMED_MAX])))
-        if len(gone) > NAMED_MAX:
-            rows.append(line(f"And {len(gone) - NAMED_MAX} more; the audit log has them all."))
     they = "it" if len(gone) == 1 else "them"
-    return [*rows, line(f"Apps using {they} can no longer send mail. Update the connected system before sending resumes.")]
+    told = line(f"Apps using {they} can no longer send mail. Update the connected system before sending resumes.")
+    return [*_all_named([by, f" {done} "], gone, workspace), told]
+
+
+def _again(by: Piece, what: Again, changed: Sequence[Credential], workspace: Workspace) -> list[Block]:
+    """What a restore of the database had undone, and somebody did again."""
+    done, then = AGAIN[what]
+    rows = _all_named([by, f" {done} "], changed, workspace)
+    return [*rows, line("A restore of the database had undone that. ", then.format("it" if len(changed) == 1 else "them"))]
+
+
+def _all_named(begins: list[Piece], several: Sequence[Credential], workspace: Workspace) -> list[Block]:
+    """A sentence about one, or about several with a list of them."""
+    if len(several) == 1:
+        return [line(*begins, *_named(several[0], workspace))]
+    rows = [line(*begins, f"{len(several)} SMTP credentials in ", bold(workspace.name), ":")]
+    rows.append(lines(*([bold(one.name), " (", code(one.username), ")"] for one in several[:NAMED_MAX])))
+    if len(several) > NAMED_MAX:
+        rows.append(line(f"And {len(several) - NAMED_MAX} more; the audit log has them all."))
+    return rows
 
 
 def discarded(credential: Credential, event: AuditEvent, channel: str) -> list[Block]:

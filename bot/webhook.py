@@ -56,7 +56,7 @@ def body(events: Sequence[AuditEvent], workspace: Workspace) -> bytes:
     named = [{"id": one.credential_id, "username": one.username} for one in events if one.credential_id]
     happened: dict[str, Any] = {
         "id": first.id,
-        "type": hooked()[What(first.action)],
+        "type": hooked(What(first.action), first.subject),
         "at": first.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "by": first.user_id,
         "workspace": workspace.slug,

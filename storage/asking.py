@@ -121,10 +121,12 @@ def _unanswered(tx: Transaction, what: What, origin: Origin, event_id: int) -> A
     return request
 
 
-def answered(tx: Transaction, workspace_id: int, person: str) -> list[int]:
-    """The numbers of this person's requests that were answered, and that some message still shows as open."""
+def answered(tx: Transaction, workspace_id: int | None, person: str) -> list[int]:
+    """The numbers of this person's requests in the workspace (None: in all) that were answered, and that some message shows as open."""
     columns = POSTED_MESSAGES.c
-    which = (columns.kind == KIND, columns.workspace_id == workspace_id, columns.person == person)
+    which = [columns.kind == KIND, columns.person == person]
+    if workspace_id is not None:
+        which.append(columns.workspace_id == workspace_id)
     events = dict.fromkeys(int(ids[0]) for ids in tx.connection.scalars(select(columns.ids).where(*which).limit(SHOWN_MAX)))
     return [one for one in events if asked(tx, one).given is not None]
 

@@ -91,6 +91,15 @@ class What(StrEnum):
     """The store was found to have gone back in time."""
 
 
+class Again(StrEnum):
+    """The subject of a REPLAY: what was done again."""
+
+    DELETED = "deleted"
+    SUSPENDED = "suspended"
+    PASSWORD = "password ended"  # noqa: S105
+    ALL_SUSPENDED = "workspace suspended"
+
+
 class Surface(StrEnum):
     COMMAND = "command"
     BUTTON = "button"
@@ -124,6 +133,8 @@ class Changed:
     credentials: Sequence[Credential]
     first_event: int
     last_event: int
+    subject: str | None
+    """What else it was about, as its audit row says."""
     quiet: bool
     """Nobody is told of it."""
     orders: tuple[str, ...] = ()
@@ -210,7 +221,7 @@ def attempt(tx: Transaction, what: What, origin: Origin, reason: str | None = No
     first, last = _append(tx, what, origin, current.rows("done"), reason)
     _keep_ended(tx, last)
     about = current.credentials or ([current.credential] if current.credential else [])
-    errands.owe(tx, Changed(what, origin, current.workspace, about, first, last, current.quiet, current.orders))
+    errands.owe(tx, Changed(what, origin, current.workspace, about, first, last, current.subject, current.quiet, current.orders))
 
 
 def _keep_ended(tx: Transaction, event: int) -> None:

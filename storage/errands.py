@@ -3,9 +3,9 @@
 Nothing here knows Slack: an errand says to whom what is owed, by ids; the text is drawn when it is sent, so that it is true then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ JUST_TOLD = timedelta(hours=1)
 """So long a message about a credential is brought up to date instead of posting another."""
 TOLD = "told"
 """The outcome of an errand that reached somebody."""
+OTHER_ORDER = "other_order"
+"""Of an order to revoke all while an older one is worked off, which tells the channels."""
+IN_ONE_STATEMENT = 500
 QUEUE_TOLD_AFTER = timedelta(seconds=65)  # the minute in which hosts hold what is in flight, and a little
 MODAL_AFTER = timedelta(seconds=25)
 """Longer than the process that shows a password takes to say so in the modal."""
@@ -89,6 +92,7 @@ class Kind(StrEnum):
 
 def owe(tx: Transaction, changed: "Changed") -> None:
     """Writes down what is owed for a change."""
+    from storage import asking
     from storage.audit import What
 
     workspace = changed.workspace
@@ -114,12 +118,17 @@ def owe(tx: Transaction, changed: "Changed") -> None:
             _notify(tx, workspace.id, about)
         case What.ASK:
             add(tx, Kind.ASK, **about)
-        case What.GRANT | What.DECLINE if workspace:
-            _answer(tx, workspace.id, changed.first_event, about)
-        case What.MAP_CHANNEL | What.UNMAP_CHANNEL if workspace and changed.origin.channel:
-            add(tx, Kind.CONNECTED, **about, channel_id=changed.origin.channel)
-        case What.REVOKE_ALL:
-            add(tx, Kind.REVOKE_ALL, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel)
+        case What.REPLAY if workspace and _told(changed):
+            _notify(tx, workspace.id, about)
+        case What.GRANT | What.DECLINE:
+            person = (changed.subject or "").partition(" ")[0]
+            for request in asking.answered(tx, workspace.id if workspace else None, person):
+                answer_to(tx, request, about)
+        case What.MAP_CHANNEL | What.UNMAP_CHANNEL if workspace:
+            add(tx, Kind.CONNECTED, **about, channel_id=changed.subject)
+        case What.REVOKE_ALL if workspace:
+            told_by = (OTHER_ORDER,) if _being_revoked(tx, workspace.id) else ()
+            add(tx, Kind.REVOKE_ALL, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel, ids=told_by)
         case What.REMIND if workspace and credential:
             if (credential.owner or "").startswith(("U", "W")):  # a user group reads it in the channels, where it is mentioned
                 add(tx, Kind.REMIND, **about, person=credential.owner)
@@ -137,22 +146,24 @@ def owe(tx: Transaction, changed: "Changed") -> None:
     match changed.what:
         case (
             What.DELETE | What.SUSPEND | What.RESUME | What.FINISH_ROTATION | What.END_PREVIOUS | What.EXPIRY | What.LEAK | What.REPORT
-            | What.OWNER | What.KEEP | What.REPLAY
+            | What.OWNER | What.KEEP | What.LIMITS | What.REPLAY
         ):  # fmt: skip
             settle(tx, posted.about(tx, [one.id for one in changed.credentials]), about)
         case What.LEAK_GONE:
             settle(tx, posted.about_source(tx, changed.origin.channel or "", changed.origin.source or ""), about)
-        case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL if workspace:
+        case What.SUSPEND_ALL | What.RESUME_ALL | What.REVOKE_ALL | What.CHANGE_WORKSPACE if workspace:
             settle(tx, posted.about_workspace(tx, workspace.id), about)
-    if workspace and workspace.webhook_url and changed.what in hooked() and not changed.quiet:
+        case What.GRANT | What.UNGRANT:  # messages name those who can help
+            settle(tx, posted.about_workspace(tx, workspace.id if workspace else None), about)
+    if workspace and workspace.webhook_url and hooked(changed.what, changed.subject) and not changed.quiet:
         add(tx, Kind.WEBHOOK, **about)
 
 
-def hooked() -> "Mapping[What, str]":
-    """What a workspace's webhook is told, with the word for it."""
-    from storage.audit import What
+def hooked(what: "What", subject: str | None) -> str | None:
+    """The word by which a workspace's webhook is told of a change; None when it isn't. `subject`: of the audit row."""
+    from storage.audit import Again, What
 
-    return {
+    words = {
         What.ACTIVATE: "credential.created",
         What.DELETE: "credential.deleted",
         What.SUSPEND: "credential.suspended",
@@ -164,20 +175,18 @@ def hooked() -> "Mapping[What, str]":
         What.RESUME_ALL: "workspace.resumed",
         What.REVOKE_ALL: "workspace.revoked",
     }
+    again = {
+        Again.DELETED: "credential.deleted",
+        Again.SUSPENDED: "credential.suspended",
+        Again.PASSWORD: "credential.rotated",
+        Again.ALL_SUSPENDED: "workspace.suspended",
+    }
+    return again.get(Again(subject)) if what is What.REPLAY and subject in list(Again) else words.get(what)
 
 
 def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why: str) -> None:
     """Owes the workspace's channels a warning. `why`: the limit that was reached, such as `messages_hour`, `BURST` or `AWAKE`."""
     _notify(tx, workspace_id, {"credential_id": credential_id, "workspace_id": workspace_id, "ids": (why,)}, Kind.LIMIT)
-
-
-def _answer(tx: Transaction, workspace_id: int, event_id: int, about: dict[str, Any]) -> None:
-    """Tells whoever had asked for the role, and settles what admins read of it."""
-    from storage import asking, audit
-
-    subject = audit.events(tx, event_id, event_id)[0].subject or ""
-    for request in asking.answered(tx, workspace_id, subject.partition(" ")[0]):
-        answer_to(tx, request, about)
 
 
 def answer_to(tx: Transaction, request: int, about: dict[str, Any]) -> None:
@@ -236,10 +245,10 @@ def _alarm(tx: Transaction, changed: "Changed", workspace_id: int, about: dict[s
         columns.outcome == "done",
         columns.id < about["event_id"],
     )
-    here = (changed.origin.channel, changed.origin.source)
     if changed.what is What.LEAK and changed.origin.actor.user.startswith(("U", "W")):
         add(tx, Kind.WARN, **about, person=changed.origin.actor.user, channel_id=changed.origin.channel)
-    if tx.connection.execute(raised.where(columns.channel_id == here[0], columns.source_id == here[1]).limit(1)).first():
+    here = (posted.in_channel(tx, columns.channel_id, changed.origin.channel), columns.source_id == changed.origin.source)
+    if tx.connection.execute(raised.where(*here).limit(1)).first():
         return
     lately = {tuple(row) for row in tx.connection.execute(raised.where(columns.at > tx.now - JUST_TOLD).limit(100))}
     if len(lately) < ALARMS_AN_HOUR and not _notify(tx, workspace_id, about, Kind.ALARM):
@@ -252,23 +261,39 @@ def modal_is_told(tx: Transaction, credential_id: str) -> None:
     tx.connection.execute(update(ERRANDS).where(*same).values(done_at=tx.now, outcome=TOLD))
 
 
-def settle(tx: Transaction, messages: Sequence[PostedMessage], about: dict[str, Any] | None = None) -> None:
-    """Owes that each message is drawn anew, as what it is about is then. One errand waiting is enough, however much changes meanwhile."""
-    about = about or {}
-    for message in messages:
-        again = {"due": tx.now, "created_at": tx.now, "tries": 0, "outcome": None} | about
-        waiting = update(ERRANDS).where(
-            ERRANDS.c.done_at.is_(None),
-            ERRANDS.c.kind == Kind.SETTLE.value,
-            ERRANDS.c.channel_id == message.channel_id,
-            ERRANDS.c.message_ts == message.ts,
-            # Whoever holds a lease may have read the store already.
-            ERRANDS.c.lease.is_(None),
-        )
-        if tx.connection.execute(waiting.values(**again)).rowcount:
-            tx.owed = True
-        else:
-            add(tx, Kind.SETTLE, **about, channel_id=message.channel_id, message_ts=message.ts)
+def settle(tx: Transaction, messages: Sequence[PostedMessage], about: dict[str, Any] | None = None, at: datetime | None = None) -> None:
+    """Owes that each message is drawn anew, as what it is about is then. One errand waiting is enough, however much changes meanwhile.
+
+    Args:
+        at: when, where it is known before what will be so then; None: now.
+    """
+    if not messages:
+        return
+    # Whoever holds a lease may have read the store already.
+    free = (ERRANDS.c.done_at.is_(None), ERRANDS.c.kind == Kind.SETTLE.value, ERRANDS.c.lease.is_(None))
+    query = select(ERRANDS.c.channel_id, ERRANDS.c.message_ts, ERRANDS.c.id).where(*free)
+    waiting = {(channel, ts): number for channel, ts, number in tx.connection.execute(query)}
+    places = dict.fromkeys((one.channel_id, one.ts) for one in messages)
+    sooner = [waiting[place] for place in places if place in waiting]
+    again = {"due": tx.now, "created_at": tx.now, "tries": 0, "outcome": None} | (about or {})
+    kept = set(sooner) if at is not None else set()
+    for start in range(0, len(sooner), IN_ONE_STATEMENT) if at is None else ():
+        these = ERRANDS.c.id.in_(sooner[start : start + IN_ONE_STATEMENT])
+        kept |= set(tx.connection.scalars(update(ERRANDS).where(these, *free).values(**again).returning(ERRANDS.c.id)))
+    for channel, ts in places:
+        if waiting.get((channel, ts)) not in kept:
+            add(tx, Kind.SETTLE, **(about or {}), channel_id=channel, message_ts=ts, at=at)
+    tx.owed = True
+
+
+def renumbered(tx: Transaction, old: str, new: str) -> None:
+    """Slack gave a channel another id: what is owed there is told there."""
+    tx.connection.execute(update(ERRANDS).where(ERRANDS.c.done_at.is_(None), ERRANDS.c.channel_id == old).values(channel_id=new))
+
+
+def _being_revoked(tx: Transaction, workspace_id: int) -> bool:
+    same = (ERRANDS.c.done_at.is_(None), ERRANDS.c.kind == Kind.REVOKE_ALL.value, ERRANDS.c.workspace_id == workspace_id)
+    return tx.connection.execute(select(ERRANDS.c.id).where(*same).limit(1)).first() is not None
 
 
 def nobody_told(tx: Transaction, errand: Errand, outcome: str) -> None:
@@ -301,8 +326,15 @@ def add(
     message_ts: str | None = None,
     ids: tuple[str, ...] = (),
     after: timedelta = timedelta(0),
+    at: datetime | None = None,
 ) -> None:
-    """Writes an errand down. `after`: how long it waits before it is due."""
+    """Writes an errand down.
+
+    Args:
+        after: how long it waits before it is due.
+        at: when it begins to be owed, if not now.
+    """
+    begins = at or tx.now
     tx.connection.execute(
         ERRANDS.insert().values(
             kind=kind.value,
@@ -314,19 +346,20 @@ def add(
             channel_id=channel_id,
             message_ts=message_ts,
             ids=ids,
-            created_at=tx.now,
-            due=tx.now + after,
+            created_at=begins,
+            due=begins + after,
             tries=0,
         )
     )
     tx.owed = True
 
 
-def take(tx: Transaction, limit: int) -> list[Errand]:
-    """Takes up to `limit` errands that are due, for this caller alone until their lease ends; the oldest first."""
+def take(tx: Transaction, limit: int, kinds: Collection[Kind]) -> list[Errand]:
+    """Takes up to `limit` errands of these kinds that are due, for this caller alone until their lease ends; the oldest first."""
+    free = or_(ERRANDS.c.lease.is_(None), ERRANDS.c.lease <= tx.now)
     due = (
         select(ERRANDS.c.id)
-        .where(ERRANDS.c.done_at.is_(None), ERRANDS.c.due <= tx.now, or_(ERRANDS.c.lease.is_(None), ERRANDS.c.lease <= tx.now))
+        .where(ERRANDS.c.done_at.is_(None), ERRANDS.c.due <= tx.now, free, ERRANDS.c.kind.in_([kind.value for kind in kinds]))
         .order_by(ERRANDS.c.due, ERRANDS.c.id)
         .limit(limit)
     )
@@ -350,9 +383,10 @@ def postpone(tx: Transaction, errand: Errand, outcome: str, after: timedelta | N
 
 
 def hold(tx: Transaction, errand: Errand, after: timedelta) -> None:
-    """Others of its kind and workspace wait as well: what it needs does not answer, which they need not find out one by one."""
+    """Others of its kind and workspace wait as well, also those that somebody took: what it needs does not answer."""
     others = (ERRANDS.c.kind == errand.kind, ERRANDS.c.workspace_id == errand.workspace_id, ERRANDS.c.done_at.is_(None))
-    tx.connection.execute(update(ERRANDS).where(*others, ERRANDS.c.due < tx.now + after).values(due=tx.now + after))
+    waiting = {"due": tx.now + after, "lease": None}
+    tx.connection.execute(update(ERRANDS).where(*others, ERRANDS.c.due < tx.now + after).values(waiting))
 
 
 def release_all(tx: Transaction, taken: Sequence[Errand]) -> None:
@@ -362,7 +396,7 @@ def release_all(tx: Transaction, taken: Sequence[Errand]) -> None:
 
 
 def keep(tx: Transaction, errand: Errand) -> bool:
-    """Takes it for another lease; False when it is somebody else's by now."""
+    """Takes it for another lease; False when it is somebody else's by now, or is to wait."""
     mine = (ERRANDS.c.id == errand.id, ERRANDS.c.done_at.is_(None), ERRANDS.c.lease > tx.now)
     return tx.connection.execute(update(ERRANDS).where(*mine).values(lease=tx.now + LEASE)).rowcount == 1
 
@@ -374,26 +408,29 @@ def revoked_all(tx: Transaction, errand: Errand) -> None:
         return
     about: dict[str, Any] = {"event_id": errand.event_id, "last_event_id": errand.last_event_id, "workspace_id": errand.workspace_id}
     add(tx, Kind.REVOKED_ALL, **about, person=errand.person, channel_id=errand.channel_id)
-    _notify(tx, errand.workspace_id, about)
+    if OTHER_ORDER not in errand.ids:
+        _notify(tx, errand.workspace_id, about)
 
 
 @dataclass(frozen=True)
 class Open:
-    """The errands that are not done: how many, how many of them are due, and the age of the oldest that is due, in seconds."""
+    """The errands that are not done: how many, which kinds are due, and the age of the oldest that is due, in seconds."""
 
     count: int
-    due: int
+    due: frozenset[Kind]
     oldest: float
 
 
 def still_open(tx: Transaction) -> Open:
     free = or_(ERRANDS.c.lease.is_(None), ERRANDS.c.lease <= tx.now)
     due = func.count(ERRANDS.c.id).filter(ERRANDS.c.due <= tx.now, free)
+    kind = ERRANDS.c.kind
     # Trying again moves `due`, so that only their beginning tells how long somebody waits; a receiver of a webhook may be gone for good.
     late = or_(ERRANDS.c.due <= tx.now, ERRANDS.c.tries > 0) & (ERRANDS.c.kind != Kind.WEBHOOK.value)
-    query = select(func.count(), due, func.min(ERRANDS.c.created_at).filter(late)).where(ERRANDS.c.done_at.is_(None))
-    count, waiting, oldest = tx.connection.execute(query).one()
-    return Open(count, waiting, max((tx.now - oldest).total_seconds(), 0.0) if oldest else 0.0)
+    query = select(kind, func.count(), due, func.min(ERRANDS.c.created_at).filter(late)).where(ERRANDS.c.done_at.is_(None))
+    rows = tx.connection.execute(query.group_by(kind)).all()
+    waits = [(tx.now - oldest).total_seconds() for *_, oldest in rows if oldest]
+    return Open(sum(count for _, count, *_ in rows), frozenset(Kind(one) for one, _, now, _ in rows if now), max([0.0, *waits]))
 
 
 def forget_old(tx: Transaction) -> None:

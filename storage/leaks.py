@@ -184,6 +184,8 @@ class Leak:
     """The users and user groups who can revoke it."""
     proof: Proof | None
     """Which mail servers refuse it, once it was stopped."""
+    channel: str | None
+    """Where the message stands, by the id that the channel has now."""
 
     @property
     def standing(self) -> Standing:
@@ -217,7 +219,7 @@ def leaked_in(tx: Transaction, channel: str, ts: str) -> set[str]:
     columns = AUDIT_EVENTS.c
     on_its_way = select(columns.credential_id).join_from(ERRANDS, AUDIT_EVENTS, ERRANDS.c.event_id == columns.id)
     on_its_way = on_its_way.where(ERRANDS.c.done_at.is_(None), ERRANDS.c.kind == Kind.ALARM.value)
-    on_its_way = on_its_way.where(columns.channel_id == channel, columns.source_id == ts)
+    on_its_way = on_its_way.where(posted.in_channel(tx, columns.channel_id, channel), columns.source_id == ts)
     told = [one.credential_id for one in posted.about_source(tx, channel, ts)]
     return {one for one in (*told, *tx.connection.scalars(on_its_way)) if one}
 
@@ -242,6 +244,7 @@ def leak(tx: Transaction, team: str, credential_id: str, channel: str | None, so
         as_row(AuditEvent, last) if last else None,
         access.principals(tx, team, workspace, Action.DELETE),
         mail_servers.proof(tx, credential.username, stopped) if stopped else None,
+        posted.ids_of(tx, channel)[-1] if channel else None,
     )
 
 
@@ -250,7 +253,7 @@ def _rows(tx: Transaction, credential_id: str, channel: str | None, source: str 
     columns = AUDIT_EVENTS.c
     query = select(AUDIT_EVENTS).where(
         columns.credential_id == credential_id,
-        columns.channel_id == channel,
+        posted.in_channel(tx, columns.channel_id, channel),
         columns.source_id == source,
         columns.action.in_([one.value for one in what]),
         columns.outcome == "done",

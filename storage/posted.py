@@ -8,14 +8,19 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.database import Transaction
-from storage.models import CREDENTIALS, POSTED_MESSAGES, PostedMessage, State, as_row
+from storage.models import CREDENTIALS, FACTS, POSTED_MESSAGES, PostedMessage, State, as_row
 
+CHANNEL = "channel "
+"""What the facts about a channel's ids are kept under, before the id."""
 KEPT = timedelta(days=400)
 KEPT_AFTER_DELETION = timedelta(days=7)
-MOST = 100  # messages about one thing that are drawn anew
+MOST = 100  # messages about one credential that are drawn anew
+LOOKED_AT = 500  # credentials in one statement
+MOST_IN_ALL = 1000  # messages about a workspace, or about all of them
 
 
 class Posted(StrEnum):
@@ -68,26 +73,28 @@ def keep_all(tx: Transaction, message: PostedMessage, about: Sequence[str]) -> N
 
 
 def about(tx: Transaction, credential_ids: Sequence[str]) -> list[PostedMessage]:
-    """The messages about these credentials, the newest `MOST`."""
-    return _some(tx, POSTED_MESSAGES.c.credential_id.in_(credential_ids))
+    """The messages about these credentials, the newest `MOST` of each."""
+    return _some(tx, MOST * len(credential_ids), POSTED_MESSAGES.c.credential_id.in_(credential_ids))
 
 
-def about_workspace(tx: Transaction, workspace_id: int) -> list[PostedMessage]:
-    return _some(tx, POSTED_MESSAGES.c.workspace_id == workspace_id)
+def about_workspace(tx: Transaction, workspace_id: int | None) -> list[PostedMessage]:
+    """The newest messages about credentials of the workspace (None: of all)."""
+    here = [POSTED_MESSAGES.c.workspace_id == workspace_id] if workspace_id is not None else []
+    return _some(tx, MOST_IN_ALL, POSTED_MESSAGES.c.credential_id.is_not(None), *here)
 
 
 def about_source(tx: Transaction, channel: str, ts: str) -> list[PostedMessage]:
     """Those that speak of this message."""
-    return _some(tx, POSTED_MESSAGES.c.source_channel == channel, POSTED_MESSAGES.c.source_ts == ts)
+    return _some(tx, MOST, POSTED_MESSAGES.c.source_channel == channel, POSTED_MESSAGES.c.source_ts == ts)
 
 
 def at(tx: Transaction, channel: str, ts: str) -> PostedMessage | None:
-    found = _some(tx, POSTED_MESSAGES.c.channel_id == channel, POSTED_MESSAGES.c.ts == ts)
+    found = _some(tx, 1, POSTED_MESSAGES.c.channel_id == channel, POSTED_MESSAGES.c.ts == ts)
     return found[0] if found else None
 
 
-def _some(tx: Transaction, *which: object) -> list[PostedMessage]:
-    query = select(POSTED_MESSAGES).where(*which).order_by(POSTED_MESSAGES.c.id.desc()).limit(MOST)  # type: ignore[arg-type]
+def _some(tx: Transaction, most: int, *which: ColumnElement[bool]) -> list[PostedMessage]:
+    query = select(POSTED_MESSAGES).where(*which).order_by(POSTED_MESSAGES.c.id.desc()).limit(most)
     return [as_row(PostedMessage, row) for row in tx.connection.execute(query)]
 
 
@@ -98,14 +105,32 @@ def forget(tx: Transaction, message: PostedMessage) -> None:
 
 
 def renumbered(tx: Transaction, old: str, new: str) -> None:
-    """Slack gave a channel another id."""
+    """Slack gave a channel another id. Audit rows keep the old one, so that is kept beside the new one."""
+    known = [*(one for one in ids_of(tx, old) if one != new), new]
+    adding = sqlite.insert(FACTS) if tx.sqlite else postgresql.insert(FACTS)
+    adding = adding.on_conflict_do_update(index_elements=["key"], set_={"value": adding.excluded.value})
+    tx.connection.execute(adding, [{"key": f"{CHANNEL}{one}", "value": " ".join(known)} for one in known])
     for column in (POSTED_MESSAGES.c.channel_id, POSTED_MESSAGES.c.source_channel):
         tx.connection.execute(update(POSTED_MESSAGES).where(column == old).values({column: new}))
 
 
+def ids_of(tx: Transaction, channel: str) -> list[str]:
+    """Every id that Slack has given the channel, the one that it has now last."""
+    known = tx.connection.scalar(select(FACTS.c.value).where(FACTS.c.key == f"{CHANNEL}{channel}"))
+    return known.split() if known else [channel]
+
+
+def in_channel(tx: Transaction, column: ColumnElement[str], channel: str | None) -> ColumnElement[bool]:
+    """Whether the column of a row that is never rewritten names this channel, by whichever of its ids."""
+    return column.is_(None) if channel is None else column.in_(ids_of(tx, channel))
+
+
 def forget_old(tx: Transaction) -> None:
     """Drops those that nothing will happen to any more; called by the sweep. A note."""
-    ended = CREDENTIALS.c.state == State.DELETED.value, CREDENTIALS.c.deleted_at < tx.now - KEPT_AFTER_DELETION
-    gone = select(POSTED_MESSAGES.c.id).join_from(POSTED_MESSAGES, CREDENTIALS, POSTED_MESSAGES.c.credential_id == CREDENTIALS.c.id)
-    tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.id.in_(gone.where(*ended).scalar_subquery())))
+    about = select(POSTED_MESSAGES.c.credential_id).where(POSTED_MESSAGES.c.credential_id.is_not(None)).distinct()
+    columns, known = CREDENTIALS.c, tx.connection.scalars(about).all()
+    for start in range(0, len(known), LOOKED_AT):
+        ended = (columns.state == State.DELETED.value, columns.deleted_at < tx.now - KEPT_AFTER_DELETION)
+        gone = tx.connection.scalars(select(columns.id).where(columns.id.in_(known[start : start + LOOKED_AT]), *ended)).all()
+        tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.credential_id.in_(gone)))
     tx.connection.execute(delete(POSTED_MESSAGES).where(POSTED_MESSAGES.c.created_at < tx.now - KEPT))

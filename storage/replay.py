@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import audit, credentials, workspaces
 from storage.access import Action
-from storage.audit import Origin, What, attempt
+from storage.audit import Again, Origin, What, attempt
 from storage.credentials import rows
 from storage.database import Database, Transaction
 from storage.errands import Kind, add
@@ -37,7 +37,7 @@ from storage.models import (
 BATCH = 500  # things looked at, or revoked again, in one transaction
 
 
-class Again(StrEnum):
+class Revival(StrEnum):
     """What is alive again."""
 
     CREDENTIAL = "credential"
@@ -108,18 +108,18 @@ def alive(tx: Transaction, ids: Sequence[str], memory: Memory) -> list[Revived]:
         if state == State.DELETED:
             continue
         if key in memory.deleted:
-            found.append(Revived(Again.CREDENTIAL.value, key, key))
+            found.append(Revived(Revival.CREDENTIAL.value, key, key))
             continue
         if key in memory.suspended and state == State.ACTIVE:
-            found.append(Revived(Again.SUSPENDED.value, key, key))
+            found.append(Revived(Revival.SUSPENDED.value, key, key))
         digests = {digest(one) for one in hashes if one}
-        found += [Revived(Again.PASSWORD.value, one, key) for one in digests if one in memory.passwords]
+        found += [Revived(Revival.PASSWORD.value, one, key) for one in digests if one in memory.passwords]
     return found
 
 
 def alive_workspaces(tx: Transaction, slugs: Iterable[str]) -> list[Revived]:
     query = select(WORKSPACES.c.slug).where(WORKSPACES.c.slug.in_(list(slugs)), WORKSPACES.c.suspended_at.is_(None))
-    return [Revived(Again.WORKSPACE.value, slug, None) for slug in tx.connection.scalars(query)]
+    return [Revived(Revival.WORKSPACE.value, slug, None) for slug in tx.connection.scalars(query)]
 
 
 async def missing(db: Database, memory: Memory) -> list[Revived]:
@@ -167,9 +167,9 @@ def standing(tx: Transaction, most: int = 20) -> Standing:
     named = select(REVIVED.c.kind, func.coalesce(CREDENTIALS.c.username, REVIVED.c.key)).join_from(
         REVIVED, CREDENTIALS, CREDENTIALS.c.id == REVIVED.c.credential_id, isouter=True
     )
-    said = {Again.PASSWORD: "an old password of ", Again.WORKSPACE: "all of the workspace "}
+    said = {Revival.PASSWORD: "an old password of ", Revival.WORKSPACE: "all of the workspace "}
     first = tx.connection.execute(named.order_by(REVIVED.c.kind, REVIVED.c.key).limit(most))
-    some = [said.get(Again(kind), "") + name for kind, name in first]
+    some = [said.get(Revival(kind), "") + name for kind, name in first]
     return Standing(restores, count, some)
 
 
@@ -214,26 +214,32 @@ def revoke_again(tx: Transaction, origin: Origin, limit: int = BATCH) -> list[st
     deleted: dict[int, list[Credential]] = {}
     for one in found:
         credential = known.get(one.credential_id or "")
-        if one.kind == Again.CREDENTIAL and credential and credential.state != State.DELETED:
+        if one.kind == Revival.CREDENTIAL and credential and credential.state != State.DELETED:
             deleted.setdefault(credential.workspace_id, []).append(credential)
     for workspace_id, living in deleted.items():
         with attempt(tx, What.REPLAY, origin) as current:
-            current.subject = "deleted"
+            current.subject = Again.DELETED.value
             credentials.delete_again(current, living, workspaces.by_id(tx, workspace_id))
+            known |= {one.id: one for one in current.credentials}
         done += [f"{credential.username}: deleted" for credential in living]
+    stopped = {"state": State.SUSPENDED.value, "suspended_at": tx.now, "suspended_by": origin.actor.user, "rotation_begun_at": None}
+    suspended: dict[str, dict[str, Any]] = {}
+    ended: dict[str, dict[str, Any]] = {}
     for one in found:
         credential = known.get(one.credential_id or "")
-        if one.kind == Again.WORKSPACE:
+        if one.kind == Revival.WORKSPACE:
             done += _suspend_workspace(tx, origin, one.key)
         elif credential and credential.state in (State.ACTIVE, State.SUSPENDED):
-            if one.kind == Again.SUSPENDED and credential.state == State.ACTIVE:
-                stopped = {"state": State.SUSPENDED.value, "suspended_at": tx.now, "suspended_by": origin.actor.user}
-                known[credential.id] = _change(tx, origin, credential, "suspended", **stopped, rotation_begun_at=None)
-                done.append(f"{credential.username}: suspended")
-            if one.kind == Again.PASSWORD and (changes := _without(credential, one.key)):
-                known[credential.id] = _change(tx, origin, credential, "password ended", **changes)
-                needs = "; it needs a new one" if "password_hash" in changes else ""
-                done.append(f"{credential.username}: an old password ended{needs}")
+            if one.kind == Revival.SUSPENDED and credential.state == State.ACTIVE:
+                suspended[credential.id] = stopped
+            if one.kind == Revival.PASSWORD and (changes := _without(credential, one.key)):
+                ended[credential.id] = ended.get(credential.id, {}) | changes
+    _change_each(tx, origin, Again.SUSPENDED, known, suspended)
+    done += [f"{known[one].username}: suspended" for one in suspended]
+    _change_each(tx, origin, Again.PASSWORD, known, ended)
+    for key, changes in ended.items():
+        needs = "; it needs a new one" if "password_hash" in changes else ""
+        done.append(f"{known[key].username}: an old password ended{needs}")
     for one in found:
         tx.connection.execute(delete(REVIVED).where(REVIVED.c.kind == one.kind, REVIVED.c.key == one.key))
     return done if found else []
@@ -244,17 +250,23 @@ def _suspend_workspace(tx: Transaction, origin: Origin, slug: str) -> list[str]:
     if workspace is None or workspace.suspended_at is not None:
         return []
     with attempt(tx, What.REPLAY, origin) as current:
-        current.subject = "workspace suspended"
+        current.subject = Again.ALL_SUSPENDED.value
         current.workspace = workspaces.save(tx, workspace, suspended_at=tx.now, suspended_by=origin.actor.user)
     return [f"workspace {slug}: suspended"]
 
 
-def _change(tx: Transaction, origin: Origin, credential: Credential, subject: str, **changes: Any) -> Credential:
-    with attempt(tx, What.REPLAY, origin) as current:
-        current.workspace = workspaces.by_id(tx, credential.workspace_id)
-        current.subject = subject
-        current.credential = after = credentials.save(tx, credential, **changes, version=credential.version + 1)
-    return after
+def _change_each(tx: Transaction, origin: Origin, what: Again, known: dict[str, Credential], changes: dict[str, dict[str, Any]]) -> None:
+    """By credential id; those of a workspace together, so that they are told of together. `known` has them as they are then."""
+    here: dict[int, list[str]] = {}
+    for key in changes:
+        here.setdefault(known[key].workspace_id, []).append(key)
+    for workspace_id, keys in here.items():
+        with attempt(tx, What.REPLAY, origin) as current:
+            current.workspace = workspaces.by_id(tx, workspace_id)
+            current.subject = what.value
+            for key in keys:
+                known[key] = credentials.save(tx, known[key], **changes[key], version=known[key].version + 1)
+            current.credentials = [known[key] for key in keys]
 
 
 def _without(credential: Credential, hashed: str) -> dict[str, Any]:

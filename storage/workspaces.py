@@ -3,7 +3,7 @@
 from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage import posted
+from storage import errands, posted
 from storage.access import Action
 from storage.audit import Origin, What, attempt
 from storage.database import Transaction
@@ -276,6 +276,7 @@ def channel_renumbered(tx: Transaction, origin: Origin, team: str, old: str, new
     with attempt(tx, What.MOVE_CHANNEL, origin) as current:
         current.subject = f"{old} {new}"
         posted.renumbered(tx, old, new)
+        errands.renumbered(tx, old, new)
         before = mapping(tx, team, old)
         current.void = before is None
         if before is not None:

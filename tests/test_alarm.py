@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from sandbox.world import Channel, Message
 from storage import audit, credentials, errands, lifecycle, logins, passwords, posted, workspaces
 from storage.access import Actor
 from storage.audit import Origin, Surface
-from storage.database import Database
-from storage.leaks import COMPUTED, REPORTS_AN_HOUR, Resolver, Standing, notice
+from storage.database import Database, Transaction
+from storage.errands import Kind
+from storage.leaks import COMPUTED, REPORTS_AN_HOUR, Resolver, Standing, leak, leaked_in, notice
 from storage.logins import Use
-from storage.models import Credential, PostedMessage
+from storage.models import Credential
 from storage.passwords import Hasher
 from tests import raw
 from tests.stage import BY_TEST, Stage, stage
@@ -530,7 +532,7 @@ async def test_one_errand_waits_however_often_it_changes(db: Database) -> None:
     settling = "SELECT lease, event_id FROM errands WHERE kind = 'settle' AND done_at IS NULL"
     [(lease, event)] = await raw.sql(db, settling)
     assert (lease, event) == (None, (await db.read(audit.head)).event)
-    taken = await db.note(errands.take, 20)
+    taken = await db.note(errands.take, 20, list(Kind))
     await db.change(lifecycle.suspend, BY_TEST, credential.id)
     # Whoever took the first may have read the store already.
     assert len(await raw.sql(db, settling)) == 2
@@ -539,6 +541,7 @@ async def test_one_errand_waits_however_often_it_changes(db: Database) -> None:
 
 async def test_an_alarm_is_owed_to_each_channel_once_and_a_warning_to_a_person(db: Database) -> None:
     credential = await one_credential(db)
+    await raw.sql(db, "DELETE FROM errands")
     origin = Origin(Actor("U0MIA", "T0SANDBOX"), Surface.EVENT, "r", "C9", "5.5")
     assert await db.change(notice, origin, credential.id, Standing.LIVE)
     assert not await db.change(notice, origin, credential.id, Standing.LIVE)
@@ -546,21 +549,79 @@ async def test_an_alarm_is_owed_to_each_channel_once_and_a_warning_to_a_person(d
     assert owed == [("alarm", "C1", None), ("warn", "C9", "U0MIA")]
 
 
-async def test_a_channel_with_a_new_id_keeps_its_messages(db: Database) -> None:
+async def moves(play: Stage, channel: Channel, new: str) -> None:
+    """Slack gives the channel another id, as when it begins to be shared."""
+    world, old = play.slack.world, channel.id
+    world.channels[new], world.messages[new] = world.channels.pop(old), world.messages.pop(old)
+    channel.id = new
+    for message in world.messages[new]:
+        message.channel = new
+    await play.slack.event({"type": "channel_id_changed", "old_channel_id": old, "new_channel_id": new})
+    await play.settled()
+
+
+async def test_an_alarm_follows_its_channel_to_a_new_id_and_another(watched: Stage) -> None:
+    play = watched
+    password, message, told = await leaked(play)
+    await moves(play, play.mail, "C0SECOND")
+    await moves(play, play.mail, "C0THIRD")
+    await play.rex.presses("Suspend now", told)
+    await says(play, told, "Suspended by @rex (", f"a message in #{play.mail.name}")
+    [link] = str(told.blocks).split("'url': '")[1:]
+    assert "C0THIRD" in link.partition("'")[0]
+    await event_of(play, message, "message_changed", **edited(message, f"it is {password}, still"))
+    assert len(await play.events(action="leak.noticed")) == 1
+    await event_of(play, message, "message_deleted", deleted_ts=message.ts, previous_message={"text": f"our password is {password}"})
+    await says(play, told, "The message was deleted (")
+
+
+async def test_what_is_owed_in_a_channel_that_gets_a_new_id_is_told_there(db: Database) -> None:
     credential = await one_credential(db)
-    await db.note(
-        posted.keep,
-        posted.Posted.ALARM,
-        "C1",
-        "1.1",
-        credential_id=credential.id,
-        workspace_id=credential.workspace_id,
-        source=("C1", "2.2"),
-    )
+    await raw.sql(db, "DELETE FROM errands")
+    origin = Origin(BY_TEST.actor, Surface.EVENT, "ref", "C1", "2.2")
+    await db.change(notice, origin, credential.id, Standing.LIVE)
     await db.change(workspaces.channel_renumbered, BY_TEST, "T0SANDBOX", "C1", "C2")
-    found = await db.read(posted.at, "C2", "1.1")
-    assert isinstance(found, PostedMessage)
-    assert found.source_channel == "C2"
+    assert await raw.sql(db, "SELECT channel_id FROM errands WHERE done_at IS NULL AND kind = 'alarm'") == [("C2",)]
+    await db.change(notice, replace(origin, channel="C2"), credential.id, Standing.LIVE)
+    assert len(await raw.sql(db, "SELECT id FROM errands WHERE kind = 'alarm'")) == 1
+    known = await db.read(leak, "T0SANDBOX", credential.id, "C1", "2.2")
+    assert (known.channel, len(known.events)) == ("C2", 1)
+    assert await db.read(leaked_in, "C2", "2.2") == {credential.id}
+
+
+async def test_an_alarm_stops_saying_that_it_works_at_the_moment_of_expiry(watched: Stage) -> None:
+    play = watched
+    _, _, told = await leaked(play)
+    [relay] = await play.credentials()
+    for days in (30, 3):
+        await play.db.change(lifecycle.change_expiry, BY_TEST, relay.id, play.clock() + timedelta(days=days))
+        await says(play, told, "It works now")
+    assert await raw.sql(play.db, "SELECT count(*) FROM errands WHERE done_at IS NULL") == [(1,)]
+    play.clock.passes(days=3, seconds=-1)
+    await says(play, told, "It works now")
+    play.clock.passes(seconds=2)
+    await says(play, told, "It expired (", without=("It works now", "Can stop it"))
+    assert await raw.sql(play.db, "SELECT count(*) FROM errands WHERE done_at IS NULL") == [(0,)]
+
+
+async def test_a_change_of_many_draws_all_messages_about_them_anew(db: Database) -> None:
+    first = await one_credential(db)
+    ids = [first.id]
+    for number in range(14):
+        made, _ = await db.change(credentials.create_pending, BY_TEST, "C1", f"{'x' * number} thing", f"key{number}")
+        ids.append((await db.change(credentials.activate, BY_TEST, made.id, "$argon2id$x")).id)
+
+    def keep(tx: Transaction) -> None:
+        for number, one in enumerate(ids):
+            for channel in range(10):
+                about: dict[str, Any] = {"credential_id": one, "workspace_id": first.workspace_id}
+                posted.keep(tx, posted.Posted.ALARM, f"C{channel}", f"{number}.{channel}", **about)
+
+    await db.note(keep)
+    await raw.sql(db, "DELETE FROM errands")
+    await db.change(credentials.revoke_each, BY_TEST, ids)
+    await db.change(workspaces.suspend_all, BY_TEST, first.workspace_id)
+    assert await raw.sql(db, "SELECT count(*) FROM errands WHERE kind = 'settle'") == [(150,)]
 
 
 async def test_looking_whose_passwords_are_is_bounded_and_takes_turns(db: Database) -> None:

@@ -166,6 +166,21 @@ async def test_a_channel_that_was_disconnected_is_offered_to_be_connected_again(
     assert len([one for one in play.olga.messages(lounge) if one.user != play.olga.id]) == 1
 
 
+async def test_a_channel_that_a_shell_connects_settles_what_offered_it_and_announces_nothing(play: Stage) -> None:
+    shop = play.slack.add_channel("shop-mail", play.olga, with_bot=False)
+    await play.olga.invites_app(shop)
+    hello = await play.olga.sees("[Connect this channel]", shop)
+    shell = Origin(Actor("shell:root", play.slack.world.team.id, owner=True), Surface.SHELL, "ref")
+    for channel in (shop, play.slack.add_channel("lounge", play.olga)):
+        await play.db.change(workspaces.map_channel, shell, play.slack.world.team.id, channel.id, play.acme.id)
+        await play.settled()
+        assert [one for one in play.olga.messages(channel) if one.user != play.olga.id] == ([hello] if channel is shop else [])
+    assert "shell:root connected this channel to the mail workspace Acme" in play.olga.read(hello)
+    await play.db.change(workspaces.unmap_channel, shell, play.slack.world.team.id, shop.id)
+    await play.settled()
+    assert "[Connect this channel]" in play.olga.read(hello)
+
+
 async def test_in_a_channel_that_is_shared_it_offers_nothing(play: Stage) -> None:
     lounge = play.slack.add_channel("lounge", play.olga, with_bot=False)
     lounge.connected_teams.append("T0ELSEWHERE")

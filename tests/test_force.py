@@ -162,7 +162,7 @@ async def test_an_errand_is_taken_by_one(database_url: str) -> None:
     stores = [Database(database_url) for _ in range(3)]
     for number in range(60):
         await stores[0].note(errands.add, Kind.NOTICE, channel_id=f"C{number}")
-    taken = await asyncio.gather(*(store.note(errands.take, 7) for store in stores * 4))
+    taken = await asyncio.gather(*(store.note(errands.take, 7, list(Kind)) for store in stores * 4))
     ids = [one.id for some in taken for one in some]
     assert len(ids) == len(set(ids)) == 60
     for store in stores:
