@@ -173,10 +173,12 @@ async def test_a_channel_that_a_shell_connects_settles_what_offered_it_and_annou
     shell = Origin(Actor("shell:root", play.slack.world.team.id, owner=True), Surface.SHELL, "ref")
     for channel in (shop, play.slack.add_channel("lounge", play.olga)):
         await play.db.change(workspaces.map_channel, shell, play.slack.world.team.id, channel.id, play.acme.id)
+        play.bot.errands.wake()
         await play.settled()
         assert [one for one in play.olga.messages(channel) if one.user != play.olga.id] == ([hello] if channel is shop else [])
     assert "shell:root connected this channel to the mail workspace Acme" in play.olga.read(hello)
     await play.db.change(workspaces.unmap_channel, shell, play.slack.world.team.id, shop.id)
+    play.bot.errands.wake()
     await play.settled()
     assert "[Connect this channel]" in play.olga.read(hello)
 
