@@ -47,10 +47,10 @@ async def submit(request: Request) -> Answer:
     with asked_for():
         credential, _ = await request.services.db.change(credentials.delete, origin, credential_id, reason)
 
-    async def then() -> None:
+    async def watch() -> None:
         await impact.follow(request, credential, What.DELETE, lambda proof: deleted_view(credential, proof))
 
-    return Answer(update(deleted_view(credential)), then)
+    return Answer(update(deleted_view(credential)), watch=watch)
 
 
 def delete_modal(credential: Credential, facts: Block, channel: str | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from bot.texts import Busy, SlackAway, TriggerExpired
 from storage import access, audit, errands, posted
 from storage.access import Action, Actor, Right, ToAsk
 from storage.audit import Origin, Surface, What
-from storage.database import OutcomeUnknown, Transaction, Unavailable, time_limit
+from storage.database import OutcomeUnknown, Transaction, Unavailable, Within, time_limit
 from storage.errands import Kind
 from storage.models import Workspace
 from storage.refusals import NotAChannel, NotAllowed, PersonBarred, Refusal, RoleUnknown, SurfaceOutdated
@@ -47,10 +47,16 @@ took = Histogram("smtp_bot_request_seconds", "From the request's arrival to the 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a submission's handler returns: Slack's acknowledgement, and what to do after it."""
+    """What a submission's handler returns: Slack's acknowledgement, and what to do after it.
+
+    Args:
+        then: what is left to be done; the person is told when it fails.
+        watch: keeps what the acknowledgement says up to date; when it fails, that stays as it is.
+    """
 
     ack: dict[str, Any]
     then: Callable[[], Awaitable[None]] | None = None
+    watch: Callable[[], Awaitable[None]] | None = None
 
 
 class InputInvalid(Exception):
@@ -96,6 +102,8 @@ class Request:
         self.text: str = body.get("text", "") if "command" in body else ""
         self.opened: str | None = None
         """The modal that was opened for it."""
+        self.changed = False
+        """Something was committed for it."""
         if "command" in body:
             self.surface = Surface.COMMAND
         elif self.view_type == "home":
@@ -317,7 +325,7 @@ class Door:
                 await ack()
                 return
             await ack(answer.ack)
-            self._services.work.begin(self._afterwards(answer.then, request))
+            self._services.work.begin(self._afterwards(answer, request))
 
         return submit
 
@@ -343,12 +351,18 @@ class Door:
         """Draws the list anew in which the person pressed something."""
         await self._draw(self.draw_list, request)
 
-    async def _afterwards(self, then: Callable[[], Awaitable[None]] | None, request: Request) -> None:
+    async def _afterwards(self, answer: Answer, request: Request) -> None:
         await self._draw(self.draw_list, request)
-        if then is not None:
+        if (then := answer.then) is not None:
             await self._handle(lambda _request: then(), request)
         elif request.home is not None:
             await self._draw(self.draw_home, request)
+        if answer.watch is not None:
+            try:
+                async with time_limit(self._services.limits.work):
+                    await answer.watch()
+            except Exception as error:
+                log.info("a result is not kept up to date", error=describe(error), reference=request.reference)
 
     async def _handle(self, handler: Handler, request: Request) -> None:
         async def tell(pieces: Sequence[Piece], *more: Block) -> None:
@@ -369,8 +383,9 @@ class Door:
         """Does it within the limit, and tells the person whatever is in the way; whether something was."""
         started = time.monotonic()
         outcome = "done"
+        within = Within()
         try:
-            async with time_limit(limit):
+            async with time_limit(limit) as within:
                 await handle()
         except Refusal as refusal:
             outcome = "refused"
@@ -382,10 +397,13 @@ class Door:
         except Exception as error:
             outcome = "failed"
             _log_failure(error, request)
+            if (request.changed or within.changed) and isinstance(error, Unavailable | SlackAway):
+                error = OutcomeUnknown()  # a part was done before: what became of it is looked up, not guessed
             await tell(texts.failure(error, request.reference))
             if isinstance(error, OutcomeUnknown):
                 self._services.work.begin(self._look_later(request))
         finally:
+            request.changed |= within.changed
             handled.labels(request.surface, outcome).inc()
             took.labels(request.surface).observe(time.monotonic() - started)
         return outcome != "done"

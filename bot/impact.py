@@ -16,7 +16,6 @@ from storage.models import Credential, State, Workspace
 
 UNKNOWN = "I can't tell whether something uses it."
 JUST_USED = timedelta(hours=1)
-FOLLOWED = 10.0  # seconds that a result waits for the mail servers
 INTERVAL = 0.5  # seconds
 NAMED = 5  # mail servers
 
@@ -130,10 +129,10 @@ def _confirmed(proof: Proof) -> list[Piece]:
 
 
 async def follow(request: Request, credential: Credential, what: What, view: Callable[[Block], dict[str, Any]]) -> None:
-    """Keeps a result's modal up to date until every mail server process has confirmed it, for `FOLLOWED` seconds at most."""
+    """Keeps a result's modal up to date until every mail server process has confirmed it, within a limit."""
     services = request.services
     shown: list[Piece] = []
-    deadline = asyncio.get_running_loop().time() + FOLLOWED
+    deadline = asyncio.get_running_loop().time() + services.limits.followed
     while True:
         proof = await services.db.read(mail_servers.proof, credential.username, what)
         said = proof_pieces(proof)

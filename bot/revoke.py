@@ -41,7 +41,6 @@ WHOLE_PREFIX = "workspace:"
 MOST = 50
 FEW = 20  # in one modal that leave room for buttons beside each
 COUNTED_EVERY = 1.0  # seconds
-COUNTED_FOR = 45.0  # seconds; the time for a request is longer
 SUSPEND_ALL = option("Suspend all", "suspend", "Reversible: they can be resumed with the same passwords.")
 REVOKE_ALL = option("Revoke all", "revoke", "Deletes every one of them. This can't be undone.")
 REPORTED = "If this is one of ours, the people who can revoke it now know. Please delete the message if it is yours."
@@ -201,14 +200,14 @@ async def submit(request: Request) -> Answer:
     async def show(news: list[Block]) -> bool:
         return await request.show_result(view(*news))
 
-    async def then() -> None:
+    async def watch() -> None:
         gone = revoked.done[-1][0]
         if orders:
             await queue.follow(request, orders, show, gone)
         else:
             await impact.follow(request, gone, What.DELETE, view)
 
-    return Answer(update(view()), then if revoked.done else None)
+    return Answer(update(view()), watch=watch if revoked.done else None)
 
 
 def _revoke(
@@ -350,7 +349,7 @@ async def submit_whole(request: Request) -> Answer:
         await follow_order(request, workspace, count)
 
     if stop is credentials.order_revocation:
-        return Answer(update(ordered_view(workspace, 0, count)), counted)
+        return Answer(update(ordered_view(workspace, 0, count)), watch=counted)
 
     def view(*news: Block) -> dict[str, Any]:
         return all_suspended_view(workspace, request.services.command, news)
@@ -361,7 +360,7 @@ async def submit_whole(request: Request) -> Answer:
     async def held() -> None:
         await queue.follow(request, orders, show)
 
-    return Answer(update(view()), held if orders else None)
+    return Answer(update(view()), watch=held if orders else None)
 
 
 def _stop_all(
@@ -382,17 +381,14 @@ def all_suspended_view(workspace: Workspace, command: str, news: Sequence[Block]
 
 
 async def follow_order(request: Request, workspace: Workspace, count: int) -> None:
-    """Counts in the modal while the order is worked off, as long as the person looks, for `COUNTED_FOR` seconds at most."""
+    """Counts in the modal while the order is worked off, as long as the person looks."""
     shown = 0
-    deadline = asyncio.get_running_loop().time() + COUNTED_FOR
     while True:
         left = (await request.services.db.read(workspaces.by_id, workspace.id)).credential_count
         if count - left != shown or not left:
             shown = count - left
             if not await request.show_result(ordered_view(workspace, shown, count)) or not left:
                 return
-        if asyncio.get_running_loop().time() > deadline:
-            return
         async with outside():
             await asyncio.sleep(COUNTED_EVERY)
 

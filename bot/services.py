@@ -24,6 +24,8 @@ class Limits:
     """For one question to Slack about a person, a user group or a channel."""
     work: float = 60.0
     """For all that follows an acknowledgement."""
+    followed: float = 10.0
+    """That a result in a modal is kept up to date as mail servers confirm it."""
     request: float = 5.0
     """For one HTTP request to be whole."""
     connections: int = 256

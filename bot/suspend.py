@@ -62,10 +62,10 @@ async def submit(request: Request) -> Answer:
     with asked_for():
         credential, _ = await request.services.db.change(lifecycle.suspend, origin, credential_id, reason, delete_after)
 
-    async def then() -> None:
+    async def watch() -> None:
         await impact.follow(request, credential, What.SUSPEND, lambda proof: suspended_view(credential, proof))
 
-    return Answer(update(suspended_view(credential)), then)
+    return Answer(update(suspended_view(credential)), watch=watch)
 
 
 async def open_resume(request: Request, credential_id: str) -> None:

@@ -314,6 +314,8 @@ class Database:
             return result, transaction.owed
 
         result, owed = await self._run(self._writing, work)
+        if (within := _within.get()) is not None:
+            within.changed = True
         self.changed()
         if owed:
             self.owed()
@@ -398,9 +400,9 @@ class Database:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            doubts = _doubts.get()
-            if not job.give_up() and doubts is not None:
-                doubts.append(job)
+            within = _within.get()
+            if not job.give_up() and within is not None:
+                within.doubtful = True
             future.cancel()
             future.add_done_callback(_retrieved)
             raise
@@ -594,27 +596,37 @@ def _begin_with(engine: Engine, statements: list[str]) -> None:
             connection.exec_driver_sql(statement)
 
 
-_doubts: ContextVar[list[_Job] | None] = ContextVar("doubts", default=None)
+@dataclass
+class Within:
+    """What is known of the changes made within a time limit."""
+
+    changed: bool = False
+    """Something was committed."""
+    doubtful: bool = False
+    """The time was up during a commit."""
+
+
+_within: ContextVar[Within | None] = ContextVar("within", default=None)
 
 
 @contextlib.asynccontextmanager
-async def time_limit(seconds: float) -> AsyncIterator[None]:
-    """Gives what runs inside so many seconds.
+async def time_limit(seconds: float) -> AsyncIterator[Within]:
+    """Gives what runs inside so many seconds. What it yields says afterwards whether something was changed before a failure.
 
     Raises:
-        Unavailable (LATE): nothing was changed. OutcomeUnknown: the time was up during a commit.
+        Unavailable (LATE): what was under way was not committed. OutcomeUnknown: the time was up during a commit.
     """
-    doubts: list[_Job] = []
-    before = _doubts.set(doubts)
+    within = Within()
+    before = _within.set(within)
     try:
         async with asyncio.timeout(seconds):
-            yield
+            yield within
     except TimeoutError:
-        if doubts:
+        if within.doubtful:
             raise OutcomeUnknown from None
         raise Unavailable(Trouble.LATE) from None
     finally:
-        _doubts.reset(before)
+        _within.reset(before)
 
 
 def _retrieved(future: "asyncio.Future[Any]") -> None:

@@ -2,17 +2,24 @@
 
 import asyncio
 from base64 import b64encode
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from bot.door import Door, Request
+from bot.texts import SlackAway
 from mailauth.verifier import Verifier
 from sandbox.people import NotSeen, Person
 from storage import audit, credentials, grants, lifecycle, logins, passwords, typed, workspaces
-from storage.access import Role
+from storage.access import Actor, Role
+from storage.database import Trouble, Unavailable
 from storage.logins import Sent, Use
 from storage.passwords import Hasher
-from tests.stage import BY_TEST, Stage
+from tests.stage import BY_TEST, PATIENT, Stage, stage
+from tests.stores import sqlite_store
+from tests.test_faults import known_troubles
 
 SHORTCUT = "Revoke leaked credential"
 
@@ -314,6 +321,60 @@ async def test_the_result_waits_for_the_mail_servers_to_confirm(play: Stage) -> 
     await play.db.note(logins.beat, "two", "mx:two", play.clock())
     await play.rex.sees_modal("Confirmed: 2 of 2 mail servers refuse it since")
     await play.rex.sees_modal("Sessions that are open already go on until they end.")
+
+
+async def test_who_watches_a_result_holds_no_place(tmp_path: Path) -> None:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", replace(PATIENT, followed=600)) as play:
+        watching = (play.wanda, play.adam, play.rex, play.olga)
+        assert play.bot.services.limits.places == len(watching)
+        names = await made(play, "Relay", "Printer", "Form", "Scanner")
+        await play.db.note(logins.beat, "one", "mx:one", play.clock())
+        for person, name in zip(watching, names, strict=True):
+            await person.types(play.mail, f"/smtp delete {names[name]}")
+            await person.sees_modal(name)
+        for person in watching:
+            await person.submits()
+            await person.sees_modal("not yet confirmed by 1 of 1 mail server")
+        await play.rita.types(play.mail, "/smtp list")
+        await play.rita.sees("SMTP credentials", play.mail)
+        await play.db.note(logins.beat, "one", "mx:one", play.clock())
+        for person in watching:
+            await person.sees_modal("Confirmed: 1 of 1 mail server")
+
+
+async def test_a_database_that_goes_away_while_a_result_is_watched_takes_nothing_back(tmp_path: Path) -> None:
+    async with stage(sqlite_store(tmp_path / "bot.db"), "socket", replace(PATIENT, followed=600)) as play:
+        await play.create(play.wanda, "Relay")
+        await play.db.note(logins.beat, "one", "mx:one", play.clock())
+        await play.wanda.types(play.mail, "/smtp delete Relay")
+        await play.wanda.sees_modal("Delete credential?")
+        await play.wanda.submits()
+        await play.wanda.sees_modal("not yet confirmed by 1 of 1 mail server")
+        (tmp_path / "bot.db").rename(tmp_path / "away.db")
+        assert await play.bot.services.work.drain(100)
+        (tmp_path / "away.db").rename(tmp_path / "bot.db")
+        assert "can no longer" in play.wanda.screen()
+        assert "nothing was changed" not in play.wanda.screen()
+
+
+@pytest.mark.parametrize("then", [Unavailable(Trouble.AWAY), Unavailable(Trouble.LATE), SlackAway("internal_error")], ids=repr)
+async def test_a_request_that_fails_after_it_changed_something_claims_nothing_and_looks(play: Stage, then: Exception) -> None:
+    team = play.slack.world.team.id
+
+    async def gives_a_role_and_fails(request: Request) -> None:
+        origin = request.origin(Actor(play.wanda.id, team, owner=True))
+        await request.services.db.change(grants.grant, origin, team, play.mia.id, Role.READER, play.acme.id)
+        raise then
+
+    async def ack() -> None:
+        pass
+
+    body = {"command": "/smtp", "user_id": play.wanda.id, "team_id": team, "channel_id": play.mail.id}
+    await Door(play.bot.services).work(gives_a_role_and_fails)(ack, body)
+    await play.wanda.sees("I don't know yet whether that was done", play.mail)
+    await play.wanda.sees("it was done.\nYou gave a role", play.mail)
+    assert "nothing was changed" not in "".join(play.wanda.read(one) for one in play.wanda.messages(play.mail))
+    known_troubles(play)
 
 
 async def test_a_new_responder_counts_within_seconds(play: Stage) -> None:
