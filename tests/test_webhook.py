@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from bot import sweep, webhook
 from bot.webhook import check_literal, is_public
 from sandbox.world import Message
-from storage import passwords, policy
+from storage import credentials, passwords, policy, workspaces
 from storage.audit import What
 from storage.policy import Policy
 from storage.refusals import WebhookInvalid
@@ -228,6 +228,22 @@ async def test_what_was_not_taken_is_tried_again_for_a_day_and_then_given_up(tmp
         await play.settled()
         [untold] = await play.events(action=What.UNTOLD)
         assert untold.subject == "webhook status_500"
+
+
+async def test_receivers_that_hang_keep_no_notice_waiting(tmp_path: Path, receiver: Receiver) -> None:
+    async with hooked(tmp_path, receiver) as (play, _):
+        receiver.answers = [b""]
+        await play.create(play.wanda, "Relay")
+        for number in range(60):
+            workspace = await play.db.change(workspaces.add, BY_TEST, f"w{number}", f"W{number}")
+            await play.db.change(policy.set_webhook, BY_TEST, workspace.id, receiver.url)
+            await play.db.change(workspaces.suspend_all, BY_TEST, workspace.id)
+        [relay] = await play.credentials()
+        await play.db.change(credentials.delete, BY_TEST, relay.id)
+        await play.mia.sees("deleted the SMTP credential Relay", play.mail)
+        tried = await raw.sql(play.db, "SELECT count(*) FROM errands WHERE kind = 'webhook' AND tries = 0 AND done_at IS NULL")
+        assert tried[0][0] > 0, "all receivers had been waited for"
+        await raw.sql(play.db, "UPDATE errands SET done_at = 1 WHERE kind = 'webhook'")
 
 
 # --- reports of leaked passwords ---
