@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Select, Text, bindparam, func, or_, select
 from storage import names, passwords
 from storage.credentials import already_deleted, rows
 from storage.database import Transaction
-from storage.models import CREDENTIALS, LISTED, LIVE, NOT_DELETED, Credential, Listed, State, Workspace, as_row
+from storage.models import CREDENTIALS, DELETED, LISTED, LIVE, NOT_DELETED, Credential, Listed, State, Workspace, as_row
 from storage.refusals import NoSuchCredential
 
 PAGE_ROWS = 10
@@ -115,7 +115,7 @@ def in_state(states: Sequence[State]) -> list[ColumnElement[bool]]:
 def deleted(tx: Transaction, workspace: Workspace, name: str) -> Credential | None:
     """The last one of the workspace that had this name and is deleted."""
     key = names.name_key(name.strip())
-    which = (CREDENTIALS.c.workspace_id == workspace.id, CREDENTIALS.c.name_key == key, CREDENTIALS.c.state == State.DELETED.value)
+    which = (CREDENTIALS.c.workspace_id == workspace.id, CREDENTIALS.c.name_key == key, text(DELETED))
     query = select(CREDENTIALS).where(*which).order_by(CREDENTIALS.c.deleted_at.desc()).limit(1)
     return next(iter(rows(tx, query)), None) if key and _storable(key) else None
 

@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeDecorator
 
 LIVE = "state IN ('active', 'suspended')"
 NOT_DELETED = "state <> 'deleted'"
+DELETED = "state = 'deleted'"
 SUSPENDED = "state = 'suspended'"
 EXPIRING = f"expires_at IS NOT NULL AND {LIVE}"
 NEVER_USED = f"last_used_at IS NULL AND {LIVE}"
@@ -371,6 +372,7 @@ CREDENTIALS = Table(
     Index("credentials_live_name", "workspace_id", "name_key", unique=True, **_partial(NOT_DELETED)),
     # Lists page along it; it holds all that a search by words reads, so that a search touches no table row.
     Index("credentials_list", "workspace_id", "number", "name_key", "id", **_partial(LIVE)),
+    Index("credentials_deleted_name", "workspace_id", "name_key", **_partial(DELETED)),
     Index("credentials_pending", "created_at", **_partial("state = 'pending'")),
     Index("credentials_skeleton", "workspace_id", "name_skeleton", **_partial(NOT_DELETED)),
     Index("credentials_owner", "owner", **_partial(LIVE)),
@@ -565,6 +567,7 @@ ERRANDS = Table(
     Column("done_at", UtcTime),
     Column("outcome", String(64)),
     Index("errands_open", "due", **_partial("done_at IS NULL")),
+    Index("errands_credential", "credential_id"),
     Index("errands_done", "done_at", **_partial("done_at IS NOT NULL")),
 )
 
@@ -602,6 +605,7 @@ POSTED_MESSAGES = Table(
     Column("source_ts", String(32)),
     Column("ids", Words, nullable=False, server_default=""),
     Column("created_at", UtcTime, nullable=False),
+    Index("posted_messages_workspace", "workspace_id", "id"),
     Index("posted_messages_source", "source_channel", "source_ts"),
     Index("posted_messages_place", "channel_id", "ts"),
 )

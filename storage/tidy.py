@@ -14,7 +14,7 @@ from storage.database import Transaction
 from storage.errands import Kind
 from storage.lifecycle import check_live
 from storage.mail_servers import reported
-from storage.models import CREDENTIALS, DEPARTED, WORKSPACES, Credential, State, Workspace
+from storage.models import CREDENTIALS, DEPARTED, LIVE, WORKSPACES, Credential, State, Workspace
 from storage.owners import LISTED, fact, keep_fact
 from storage.workspaces import by_id
 
@@ -77,7 +77,7 @@ def owe_notes(tx: Transaction, days: int) -> int:
     told = 0
     while told < OWNERS_AT_ONCE:
         # The index of owners holds what is live, so the query says so too.
-        following = select(columns.owner).where(columns.owner > after, text("state IN ('active', 'suspended')"), *idle)
+        following = select(columns.owner).where(columns.owner > after, text(LIVE), *idle)
         owner = tx.connection.scalar(following.order_by(columns.owner).limit(1))
         if owner is None:
             after = "done"
@@ -108,10 +108,16 @@ def idle_of(tx: Transaction, owner: str, workspace_id: int | None, days: int, li
     if workspace_id is not None:
         which.append(CREDENTIALS.c.workspace_id == workspace_id)
     since = func.coalesce(CREDENTIALS.c.last_used_at, CREDENTIALS.c.created_at)
-    query = select(CREDENTIALS, *WORKSPACES.c).join_from(CREDENTIALS, WORKSPACES).where(*which).order_by(since, CREDENTIALS.c.id)
+    # The index of owners holds what is live, so the query says so too.
+    query = select(CREDENTIALS, *WORKSPACES.c).join_from(CREDENTIALS, WORKSPACES).where(text(LIVE), *which)
     split = len(CREDENTIALS.c)
-    found = [(Credential(*row[:split]), Workspace(*row[split:])) for row in tx.connection.execute(query.limit(limit))]
-    total = len(found) if len(found) < limit else tx.connection.scalar(select(func.count()).select_from(CREDENTIALS).where(*which)) or 0
+    found = [
+        (Credential(*row[:split]), Workspace(*row[split:]))
+        for row in tx.connection.execute(query.order_by(since, CREDENTIALS.c.id).limit(limit))
+    ]
+    total = len(found)
+    if total == limit:
+        total = tx.connection.scalar(select(func.count()).select_from(CREDENTIALS).where(text(LIVE), *which)) or 0
     return Idle(found, total)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, insert, select
 from bot import home, texts
 from bot import listing as bot_listing
 from bot.codec import InHome, InList
-from storage import access, audit, database, grants, listing, mail_servers, workspaces
+from storage import access, audit, database, errands, grants, listing, mail_servers, posted, tidy, workspaces
 from storage.access import Action, Actor, Role
 from storage.audit import What
 from storage.database import Database, Transaction
@@ -233,6 +233,10 @@ async def test_searches_and_looks_use_the_indexes_made_for_them(db: Database, la
     await uses("audit_events_credential", audit.latest, large, "12345678")
     await uses("audit_events_subject", audit.latest, large, "C0CHANNEL")
     await uses("audit_events_workspace", audit.latest, large)
+    await uses("credentials_deleted_name", listing.deleted, large, "Lighthouse keeper")
+    await uses("credentials_owner", tidy.idle_of, "U0PERSON", large.id, 90)
+    await uses("posted_messages_workspace", posted.about_workspace, large.id)
+    await uses("errands_credential", errands._just_told, "12345678")
     await uses("audit_events_username", mail_servers.proof, "smtp-acme-12345678", What.DELETE)
 
 

@@ -24,7 +24,7 @@ from tests.test_cli import smtp_bot
 
 OWNER = Origin(Actor("U0OWNER", "T0HOME", owner=True), Surface.SHELL, "ref")
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA"
-STEPS = ["0002", "0003", "0004", "0005", "0006", "0007", "0008"]
+STEPS = ["0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"]
 HEAD, BEFORE = STEPS[-1], STEPS[-2]
 LATER = 4_000_000_000_000
 COLUMNS = "id, workspace_id, name, name_key, username, state, password_hash, password_tag, version, created_at, created_by"
