@@ -189,7 +189,9 @@ def page(
 
 
 def anywhere(tx: Transaction, words: str, size: int, only: Sequence[ColumnElement[bool]]) -> list[Listed]:
-    """The newest live credentials of all workspaces whose name holds all of these words, or whose username begins with them.
+    """The newest live credentials of all workspaces, by the rule of a search in one.
+
+    A word matches the name anywhere, the username from its start, or at least four characters of its id.
 
     Args:
         only: what else must be so of each.
@@ -197,10 +199,9 @@ def anywhere(tx: Transaction, words: str, size: int, only: Sequence[ColumnElemen
     typed = names.name_key(words).split()[:MOST_WORDS]
     if not typed or not all(_storable(word) and len(word) <= LONGEST_KEY for word in typed):
         return []
-    matching = [
-        or_(_contains(tx, CREDENTIALS.c.name_key, word), CREDENTIALS.c.username.startswith(word, autoescape=True)) for word in typed
-    ]
-    terms = [term for word in typed for term in _terms(word)][:MOST_TERMS]
+    read = [_Word.read(word) for word in typed]
+    matching = [or_(word.condition(tx), CREDENTIALS.c.username.startswith(word.name, autoescape=True)) for word in read]
+    terms = [term for word in read for term in word.terms][:MOST_TERMS]
     if tx.sqlite and terms and not any(word.startswith("smtp-") for word in typed):
         matching.insert(0, _among(_indexed(tx, terms, CANDIDATES)))
     query = select(*LISTED).where(text(LIVE), *matching, *only).order_by(CREDENTIALS.c.number.desc()).limit(size)
@@ -234,9 +235,9 @@ class _Word:
     id_start: str = ""
 
     @classmethod
-    def read(cls, key: str, username_start: str) -> "_Word":
-        """`username_start`: what all usernames of the workspace begin with, up to the id."""
-        if key.startswith(username_start):
+    def read(cls, key: str, username_start: str | None = None) -> "_Word":
+        """`username_start`: what all usernames of the workspace begin with, up to the id; None when searching in several."""
+        if username_start and key.startswith(username_start):
             return cls(key, id_start=_id(key.removeprefix(username_start)))
         return cls(key, id_part=_id(key) if len(key) >= ID_PART else "")
 

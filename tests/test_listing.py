@@ -194,6 +194,17 @@ async def test_a_deleted_or_pending_credential_and_one_of_another_workspace_is_n
     assert await found(db, zeta, "lighthouse") == ["Lighthouse in zeta"]
 
 
+async def test_a_search_in_all_workspaces_goes_by_the_rule_of_one_in_one(db: Database, large: Workspace) -> None:
+    zeta = await db.change(workspaces.add, by(OWNER), "zeta", "Zeta")
+    await db.note(fill, zeta, ["Lighthouse in zeta"])
+    made = (await db.read(listing.anywhere, "lighthouse zeta", 10, []))[0]
+    for words in ("LIGHTHOUSE zeta", made.username, made.username[:-2], made.id, made.id[2:6], f"house {made.id[4:]}"):
+        assert made.id in [one.id for one in await db.read(listing.anywhere, words, 10, [])], words
+    for words in (f"keeper {made.id[4:]}", f"lighthouse zeta {made.id[3:6]}", f"in zeta {made.username[1:]}"):
+        assert made.id not in [one.id for one in await db.read(listing.anywhere, words, 10, [])], words
+    assert [one.name for one in await db.read(listing.anywhere, "lighthouse", 10, [])] == ["Lighthouse in zeta", "Lighthouse keeper"]
+
+
 async def test_one_that_was_just_made_is_found_and_stands_first(db: Database, large: Workspace) -> None:
     made = await make(db, "Brand new thing")
     here = await db.read(workspaces.by_id, large.id)
