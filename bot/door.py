@@ -184,6 +184,12 @@ class Request:
                     raise RoleUnknown
         return await services.people.actor(self.user, self.user_team, channel, asked.groups, asked.changed)
 
+    def remembered(self, asked: ToAsk) -> Actor | None:
+        """The person who typed this, when nothing has to be asked of Slack for it; None otherwise. Also from a database thread."""
+        if self.surface is not Surface.COMMAND:
+            return None
+        return self.services.people.remembered(self.user, self.user_team, self.channel, asked.groups, asked.changed)
+
     async def read(
         self, what: What, actor: Actor, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:

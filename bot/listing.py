@@ -3,6 +3,7 @@
 Every press asks the store anew; the button carries only how the list is sorted and where its page begins.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ from storage.database import Transaction
 from storage.listing import Order, Page
 from storage.mail_servers import Traffic
 from storage.models import Workspace
+from storage.refusals import NotAllowed, PersonBarred, RoleUnknown
 from storage.typed import read
 
 SHOW = "show_list"
@@ -85,17 +87,28 @@ class Shown:
 
 def look(tx: Transaction, actor: Actor, workspace_id: int, wanted: InList) -> Shown:
     """All that the list shows. Raises NotAllowed, PersonBarred, RoleUnknown."""
-    workspace = workspaces.by_id(tx, workspace_id)
+    return _look(tx, actor, workspaces.by_id(tx, workspace_id), wanted)
+
+
+def _look(tx: Transaction, actor: Actor, workspace: Workspace, wanted: InList) -> Shown:
     right = access.may(tx, actor, Action.LIST, workspace)
     page = listing.page(tx, workspace, wanted.order, wanted.words, wanted.place)
     admins = access.helpers(tx, actor.team, workspace) if not page.total else []
     return Shown(workspace, right, page, admins, mail_servers.traffic_of(tx, page.rows, mail_servers.reported(tx)))
 
 
-def _here(tx: Transaction, user: str, team: str, channel: str) -> tuple[Workspace, ToAsk]:
-    """The channel's workspace, and what must be asked about the person there. Raises ChannelNotMapped, ChannelPaused."""
-    workspace = workspaces.of_channel(tx, team, channel)
-    return workspace, access.to_ask(tx, user, team, [workspace.id])
+def _at_once(tx: Transaction, request: Request, channel: str, wanted: InList) -> Shown | tuple[Workspace, ToAsk]:
+    """The list, when Slack has said lately what the person may see; else the channel's workspace, and what must be asked about the person.
+
+    Raises ChannelNotMapped, ChannelPaused.
+    """
+    workspace = workspaces.of_channel(tx, request.services.team, channel)
+    asked = access.to_ask(tx, request.user, request.services.team, [workspace.id])
+    actor = request.remembered(asked)
+    if actor is not None:
+        with contextlib.suppress(NotAllowed, PersonBarred, RoleUnknown):
+            return _look(tx, actor, workspace, wanted)
+    return workspace, asked
 
 
 async def show(request: Request, wanted: InList, replace: bool = False) -> None:
@@ -114,9 +127,11 @@ async def draw_anew(request: Request) -> None:
 
 async def _drawn(request: Request, wanted: InList) -> list[Block]:
     services = request.services
-    workspace, asked = await services.db.read(_here, request.user, services.team, request.in_channel())
-    actor = await request.actor(workspace, member=True, asked=asked)
-    shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
+    shown = await services.db.read(_at_once, request, request.in_channel(), wanted)
+    if not isinstance(shown, Shown):
+        workspace, asked = shown
+        actor = await request.actor(workspace, member=True, asked=asked)
+        shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
     place = wanted.encode()
     rows = [row.draw(one, shown.traffic[one.id], allowed, request.channel, now, unused_days, place) for one in shown.page.rows]

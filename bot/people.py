@@ -92,6 +92,26 @@ class People:
         )
         if account is None:
             raise RoleUnknown
+        return self._described(user, team, channel, account, dict(zip(asked, memberships, strict=True)))
+
+    def remembered(
+        self, user: str, team: str | None, channel: str | None, groups: Iterable[str], changed: Mapping[str, datetime]
+    ) -> Actor | None:
+        """As `actor`, when nothing has to be asked; None when something must be. Also from a database thread."""
+        account = self._accounts.fresh(user, changed.get(user))
+        memberships = {group: self._members.fresh(group, changed.get(group)) for group in groups}
+        if account is None or None in memberships.values():
+            return None
+        return self._described(user, team, channel, account, memberships)
+
+    def _described(
+        self,
+        user: str,
+        team: str | None,
+        channel: str | None,
+        account: "_Known[User]",
+        memberships: Mapping[str, "_Known[frozenset[str]] | None"],
+    ) -> Actor:
         age, owner = self._age(account), user in self._owners
         barred = self._barred(account.answer, team)
         if barred:
@@ -101,7 +121,7 @@ class People:
             return Actor(user, self._home, owner=owner, account_age=age)
         ages: dict[str, int] = {}
         unanswered: set[str] = set()
-        for group, known in zip(asked, memberships, strict=True):
+        for group, known in memberships.items():
             if known is None:
                 unanswered.add(group)
             elif user in known.answer:
@@ -210,8 +230,8 @@ class _Memory(Generic[Answer]):
 
         `still_good`: whether a remembered answer will do.
         """
-        known = self._usable(key, moment)
-        if known and self._now() - known.asked < FRESH and still_good(known.answer):
+        known = self.fresh(key, moment)
+        if known and still_good(known.answer):
             return known
         asking, asked_at = self._asking.get(key, (None, None))
         if asking is None or not _covers(asked_at, moment):
@@ -221,6 +241,11 @@ class _Memory(Generic[Answer]):
             asking.add_done_callback(lambda done: self._asked(key, done))
         async with outside():
             return await asyncio.shield(asking) or self._usable(key, moment)
+
+    def fresh(self, key: str, moment: datetime | None) -> _Known[Answer] | None:
+        """What is known since `moment` and at most a minute old."""
+        known = self._usable(key, moment)
+        return known if known and self._now() - known.asked < FRESH else None
 
     def _usable(self, key: str, moment: datetime | None) -> _Known[Answer] | None:
         known = self._known.get(key)

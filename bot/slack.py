@@ -31,6 +31,7 @@ from aiohttp import (
     TCPConnector,
 )
 from prometheus_client import Counter
+from pydantic_core import PydanticSerializationError, to_json
 from yarl import URL
 
 from bot.delivery import outside
@@ -375,7 +376,7 @@ class Slack:
         if not self.is_slacks(response_url):
             log.warning("a response_url that is not Slack's was not used")
             return Refused("foreign_url")
-        reply = await self._send("response_url", response_url, {}, json.dumps(body), limit, plain=True, ready=ready)
+        reply = await self._send("response_url", response_url, {}, _json(body), limit, plain=True, ready=ready)
         return Ok(None) if isinstance(reply, Ok) else reply
 
     def is_slacks(self, address: str) -> bool:
@@ -445,7 +446,7 @@ class Slack:
     ) -> Reply[T]:
         """A question: it may be put twice. These methods take a form, not JSON."""
         headers = {"Authorization": f"Bearer {token or self._token}", "Content-Type": "application/x-www-form-urlencoded"}
-        return _read(await self._send(method, self._api_url + method, headers, urlencode(arguments), limit, repeatable=True), read)
+        return _read(await self._send(method, self._api_url + method, headers, urlencode(arguments).encode(), limit, repeatable=True), read)
 
     async def _tell(
         self,
@@ -457,7 +458,7 @@ class Slack:
         ready: Ready | None = None,
     ) -> Reply[T]:
         headers = {"Authorization": f"Bearer {self._token}"}
-        sent = self._send(method, self._api_url + method, headers, json.dumps(arguments), limit, repeatable=repeatable, ready=ready)
+        sent = self._send(method, self._api_url + method, headers, _json(arguments), limit, repeatable=repeatable, ready=ready)
         return _read(await sent, read)
 
     async def _pages(self, method: str, arguments: Mapping[str, Any], read: Callable[[Fields], list[T]], limit: float) -> Reply[list[T]]:
@@ -486,7 +487,7 @@ class Slack:
         what: str,
         url: str,
         headers: Mapping[str, str],
-        body: str,
+        body: bytes,
         limit: float,
         repeatable: bool = False,
         plain: bool = False,
@@ -504,7 +505,7 @@ class Slack:
             async with outside(), asyncio.timeout(limit), self._slots:
                 for attempt in range(TRIES):
                     reply = Away("timeout", unclear=True)
-                    reply, wait = await _exchange(session, address, self._proxies[origin], headers, body.encode(), plain, limit / 2, ready)
+                    reply, wait = await _exchange(session, address, self._proxies[origin], headers, body, plain, limit / 2, ready)
                     if isinstance(reply, Away) and reply.unclear:
                         perhaps = True
                         wait = 0.0 if repeatable else None
@@ -524,6 +525,13 @@ class Slack:
                 calls.labels(what, "away").inc()
                 log.warning("Slack is away", method=what, error=why, unclear=reply.unclear)
         return reply
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(body)
+    except PydanticSerializationError:
+        return json.dumps(body).encode()  # half a surrogate pair, which somebody's text may hold, can only be written escaped
 
 
 class _NotReady(Exception):

@@ -112,6 +112,22 @@ async def test_after_an_event_only_an_answer_that_was_asked_for_after_it_counts(
     assert team.asked("usergroups.users.list") == 3
 
 
+async def test_what_is_remembered_is_what_would_not_be_asked_again(people: People, team: Team, ages: Ages) -> None:
+    def remembered(*groups: str, **changed: datetime) -> Actor | None:
+        return people.remembered("U1", HOME, "C1", groups, changed)
+
+    assert remembered("S1") is None
+    known = await act(people, S1=NOON, U1=NOON)
+    asked = len(team.slack.asked)
+    assert remembered("S1", S1=NOON, U1=NOON) == remembered("S1") == known
+    assert remembered("S1", S1=LATER) is remembered("S1", U1=LATER) is remembered("S1", "S2") is None
+    ages.now += 59
+    assert remembered("S1") == await act(people)
+    ages.now += 1
+    assert remembered("S1") is remembered() is None
+    assert len(team.slack.asked) == asked
+
+
 async def test_an_answer_asked_for_before_an_event_and_arriving_after_it_is_not_fresh(people: People, team: Team) -> None:
     team.gate.clear()
     early = asyncio.create_task(act(people))

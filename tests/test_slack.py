@@ -308,6 +308,13 @@ async def test_a_rate_limit_is_followed_within_bounds(slack: Wire, bot: Slack, n
     assert len(slack.asked) == len(waits) + 1
 
 
+async def test_whatever_a_text_holds_arrives(slack: Wire, bot: Slack) -> None:
+    text = "Ünïcode 🚀 \u2028 <&> \0 half a pair: \ud800"
+    slack.script = [says(ok=True, ts="1.1")]
+    assert isinstance(await bot.post_message("C1", {"text": text}), Ok)
+    assert json.loads(slack.asked[0].body)["text"] == text
+
+
 async def test_a_message_is_not_posted_twice_and_a_question_is_put_again(slack: Wire, bot: Slack) -> None:
     slack.script = [None, says(ok=True, ts="1.2", channel="C1")]
     reply = await bot.post_message("C1", MESSAGE)
