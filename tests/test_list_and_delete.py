@@ -47,6 +47,17 @@ async def test_the_list_pages_both_ways_and_sorts_both_ways(play: Stage) -> None
     assert shown.ephemeral_to == rita.id
 
 
+async def test_who_has_left_the_channel_turns_no_page_of_its_list(play: Stage) -> None:
+    await fill(play, 12)
+    await play.mia.types(play.mail, "/smtp list")
+    shown = await play.mia.sees("Showing 1 to 10 of 12", play.mail)
+    await play.mia.leaves(play.mail)
+    await play.mia.presses("Next", shown)
+    await play.settled()
+    assert "Showing 1 to 10 of 12" in play.mia.read(shown)
+    assert [event.outcome for event in await play.events(action="list", user_id=play.mia.id)] == ["refused"]
+
+
 async def test_words_filter_and_order_is_typed_last(play: Stage) -> None:
     await fill(play, 12)
     await play.rita.types(play.mail, "/smtp list app 1 oldest")
