@@ -3,6 +3,7 @@
 What comes back is read strictly and looked up again; whoever presses is authorized again.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -79,6 +80,11 @@ class InRow(OnCredential):
     """An option of a row's menu; Slack takes 150 characters of it."""
 
     does: Does = Does.DELETE
+
+    def encode_each(self, offered: Iterable[Does]) -> list[str]:
+        """What `encode` writes of the options of one row."""
+        text = self.encode()
+        return [text.replace(f'"{self.does}"', f'"{one}"') for one in offered]
 
 
 class OnOwner(OnCredential):

@@ -110,7 +110,8 @@ def draw(
         made["block_id"] = f"{credential.id} {place}"[:BLOCK_ID_MAX]
     offers = menu(credential, allowed, now)
     if offers:
-        options = [option(label, InRow(credential=credential.id, channel=channel, does=does).encode()) for does, label in offers.items()]
+        values = InRow(credential=credential.id, channel=channel).encode_each(offers)
+        options = [option(label, value) for label, value in zip(offers.values(), values, strict=True)]
         made["accessory"] = {"type": "overflow", "action_id": ROW_MENU, "options": options}
     return made
 

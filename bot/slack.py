@@ -275,6 +275,7 @@ class Slack:
     ) -> None:
         self._token = token
         self._api_url = api_url
+        self._api = URL(api_url)
         self._sleep = sleep
         self._looks = looks
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -381,7 +382,7 @@ class Slack:
 
     def is_slacks(self, address: str) -> bool:
         """Whether it leads to Slack: to the API's host or its `hooks.`, or to hooks.slack.com; unencrypted only to a local Slack."""
-        api = URL(self._api_url)
+        api = self._api
         try:
             url = URL(address)
             same = url.origin() == api.origin()

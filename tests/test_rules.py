@@ -377,6 +377,12 @@ def test_a_token_is_read_as_it_was_written_and_with_nothing_beside(token: Token)
         type(token).decode(json.dumps(json.loads(written) | {"another": 1}))
 
 
+@given(VALUES["credential"], st.none() | VALUES["channel"], VALUES["does"])
+def test_the_options_of_a_row_are_written_at_once_as_one_by_one(credential: str, channel: str | None, does: codec.Does) -> None:
+    written = codec.InRow(credential=credential, channel=channel, does=does).encode_each(codec.Does)
+    assert written == [codec.InRow(credential=credential, channel=channel, does=one).encode() for one in codec.Does]
+
+
 @given(st.one_of(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).map(json.dumps)))
 def test_no_text_breaks_a_token(text: str) -> None:
     for kind in TOKENS:
