@@ -70,7 +70,8 @@ class Page:
 
 def by_username(tx: Transaction, username: str) -> Credential | None:
     """In whatever workspace, also deleted ones."""
-    return next(iter(rows(tx, select(CREDENTIALS).where(CREDENTIALS.c.username == username))), None)
+    row = tx.connection.execute(_OF_USERNAME, {"username": username}).first()
+    return as_row(Credential, row) if row else None
 
 
 def by_usernames(tx: Transaction, usernames: Sequence[str]) -> list[Credential]:
@@ -96,8 +97,7 @@ def find(tx: Transaction, workspace: Workspace, target: str, limit: int = 10) ->
         known = None
     if known and known.state in (State.ACTIVE, State.SUSPENDED):
         found.append(known)
-    search = _Search.of(workspace, key)
-    if not found and search.conditions:
+    if not found and (search := _Search.of(workspace, key)).conditions:
         query = select(CREDENTIALS).where(CREDENTIALS.c.workspace_id == workspace.id, text(LIVE), *search.narrowing(tx))
         found = rows(tx, query.order_by(CREDENTIALS.c.number.desc()).limit(limit))
     if found:
@@ -208,6 +208,7 @@ def anywhere(tx: Transaction, words: str, size: int, only: Sequence[ColumnElemen
     return [Listed(*row) for row in tx.connection.execute(query)]
 
 
+_OF_USERNAME = select(CREDENTIALS).where(CREDENTIALS.c.username == bindparam("username"))
 # The index of names holds what is not deleted, so the query says so too.
 _NAMED = select(CREDENTIALS).where(
     CREDENTIALS.c.workspace_id == bindparam("workspace"), CREDENTIALS.c.name_key == bindparam("key"), text(LIVE), text(NOT_DELETED)

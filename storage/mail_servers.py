@@ -64,20 +64,26 @@ class Proof:
         return self.confirmed + len(self.waiting)
 
 
+_LAST_CHANGE = (
+    select(AUDIT_EVENTS.c.id, AUDIT_EVENTS.c.at, AUDIT_EVENTS.c.credential_id)
+    .where(AUDIT_EVENTS.c.username == bindparam("username"), AUDIT_EVENTS.c.action == bindparam("action"), AUDIT_EVENTS.c.outcome == "done")
+    .order_by(AUDIT_EVENTS.c.id.desc())
+    .limit(1)
+)
+_NOT_STOPPED = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False)).order_by(MAIL_SERVERS.c.name)
+_REFUSED = select(func.sum(USAGE.c.refused)).where(USAGE.c.credential_id == bindparam("credential"), USAGE.c.slot >= bindparam("slot"))
+
+
 def proof(tx: Transaction, username: str, what: What) -> Proof:
     """Whether the mail servers have seen the last change of this kind to the credential with this username.
 
     A process knows the number of the audit row that it saw last, and when it first saw that one: as other changes follow, the moment by
     which it knew of this one moves on with them.
     """
-    change = select(AUDIT_EVENTS.c.id, AUDIT_EVENTS.c.at, AUDIT_EVENTS.c.credential_id).where(
-        AUDIT_EVENTS.c.username == username, AUDIT_EVENTS.c.action == what.value, AUDIT_EVENTS.c.outcome == "done"
-    )
-    last = tx.connection.execute(change.order_by(AUDIT_EVENTS.c.id.desc()).limit(1)).first()
+    last = tx.connection.execute(_LAST_CHANGE, {"username": username, "action": what.value}).first()
     event, tried = (last.id, _tried(tx, last.credential_id, last.id, last.at)) if last else (0, Tries())
     now = database_time(tx)
-    query = select(MAIL_SERVERS).where(MAIL_SERVERS.c.stopped.is_(False)).order_by(MAIL_SERVERS.c.name)
-    servers = [as_row(MailServer, row) for row in tx.connection.execute(query)]
+    servers = [as_row(MailServer, row) for row in tx.connection.execute(_NOT_STOPPED)]
     living = [one for one in servers if one.seen_at >= now - ALIVE]
     knew = [one.known_at or one.seen_at for one in living if one.seen_event >= event]
     return Proof(
@@ -97,12 +103,15 @@ def _tried(tx: Transaction, credential_id: str, event: int, since: datetime) -> 
 
     Tries are counted by slots. Those of the slot in which it happened count as well, unless it was stopped before: some may be older then.
     """
+
+    def refused(slot: int) -> int:
+        return int(tx.connection.scalar(_REFUSED, {"credential": credential_id, "slot": slot}) or 0)
+
     slot = slot_of(since)
-    refused = select(func.coalesce(func.sum(USAGE.c.refused), 0)).where(USAGE.c.credential_id == credential_id)
-    count = int(tx.connection.scalar(refused.where(USAGE.c.slot >= slot)) or 0)
+    count = refused(slot)
     if not count or not _stopped_before(tx, credential_id, event, since):
         return Tries(count)
-    return Tries(int(tx.connection.scalar(refused.where(USAGE.c.slot > slot)) or 0), at_least=True)
+    return Tries(refused(slot + 1), at_least=True)
 
 
 def _stopped_before(tx: Transaction, credential_id: str, event: int, since: datetime) -> bool:
