@@ -21,8 +21,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import aiohttp
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, Engine, event, insert, update
 
+from bot.slack import calls
 from sandbox.people import Person
 from sandbox.slack import Slack
 from sandbox.world import Channel
@@ -34,12 +35,13 @@ from storage.models import CREDENTIALS, WORKSPACES, State, Workspace
 from storage.passwords import Hasher
 from tests import postgres
 from tests.postgres import free_port
-from tests.stage import BY_TEST, MANIFEST
+from tests.stage import BY_TEST, MANIFEST, stage
 
 ROUNDS = 8
 BATCH = 25
 CLIENTS = (1, 16, 64)
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+NAMES = ("bench", "flows", "beside")
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
@@ -165,15 +167,15 @@ class Bench:
                 for number in left:
                     taken.acknowledged.append(await self.type(target, person, text))
                     if drawn and apart:
-                        await self._drawn(target, number + 1)
+                        await self.drawn(target, number + 1)
 
             await asyncio.gather(*(client(self.people[number % len(self.people)]) for number in range(clients)))
             if drawn:
-                await self._drawn(target, count)
+                await self.drawn(target, count)
         messages.clear()
         return taken
 
-    async def _drawn(self, target: Target, count: int) -> None:
+    async def drawn(self, target: Target, count: int) -> None:
         messages = self.slack.world.messages[self.channel.id]
         if not await self.slack.world.until(lambda: len(messages) >= count or None, 120):
             raise RuntimeError(f"{target.name}: {len(messages)} of {count} were drawn")
@@ -330,6 +332,77 @@ async def report_replica(bench: Bench, one: Target, two: Target) -> None:
     row("Tables drawn a second by two replicas, in times of one alone", spread(gains), "≥ 1.5")
 
 
+async def report_socket(bench: Bench, by_http: Target, by_socket: Target) -> None:
+    """The same list by both of Slack's ways."""
+    app, messages = bench.slack.world.installed(), bench.slack.world.messages[bench.channel.id]
+
+    async def one(target: Target) -> Taken:
+        app.request_url = f"http://127.0.0.1:{target.port}/slack/events" if target is by_http else None
+        with bench.measured(target) as taken:
+            taken.count = BATCH
+            messages.clear()
+            for number in range(BATCH):
+                started = time.perf_counter()
+                await bench.people[0].types(bench.channel, "/smtp list")
+                taken.acknowledged.append(time.perf_counter() - started)
+                await bench.drawn(target, number + 1)
+        return taken
+
+    taken = await in_turns([by_http, by_socket], one)
+    costs = ratios(taken[by_socket.name], taken[by_http.name], lambda batch: batch.cpu)
+    acks = ratios(taken[by_socket.name], taken[by_http.name], lambda batch: statistics.median(batch.acknowledged))
+    row("A list over Socket Mode, in times of over HTTP", f"CPU {spread(costs)}, acknowledged {spread(acks)}")
+
+
+async def report_flows(url: str) -> None:
+    """Statements and calls of Slack of what people do, from the command until nothing is under way or owed: the fewest of a few times."""
+    statements = 0
+
+    def counted(_connection: Connection, _cursor: object, statement: str, *_more: object) -> None:
+        nonlocal statements
+        statements += not statement.startswith(("BEGIN", "COMMIT", "ROLLBACK"))
+
+    def called() -> int:
+        return int(sum(one.value for metric in calls.collect() for one in metric.samples if one.name.endswith("_total")))
+
+    async def submits(person: Person, text: str) -> None:
+        await person.types(play.mail, text)
+        await person.sees_modal("")
+        await person.submits()
+        await play.settled()
+        with contextlib.suppress(Exception):
+            await person.closes()
+
+    def on_relay(person: Person, word: str, then: str = "") -> Callable[[], Awaitable[None]]:
+        return lambda: submits(person, f"/smtp {word} Relay{then}")
+
+    empty = Database(url)
+    await empty.upgrade()
+    await empty.close()
+    async with stage(url, "http") as play:
+        wanda = play.wanda
+        flows: dict[str, Callable[[], Awaitable[None]]] = {
+            "create": on_relay(wanda, "create"),
+            "list": lambda: wanda.types(play.mail, "/smtp list"),
+            "rotate": on_relay(wanda, "rotate"),
+            "suspend": on_relay(wanda, "suspend"),
+            "resume": on_relay(wanda, "resume"),
+            "delete": on_relay(wanda, "delete"),
+        }
+        found: dict[str, list[tuple[int, int]]] = {name: [] for name in flows}
+        event.listen(Engine, "before_cursor_execute", counted)
+        for _ in range(5):
+            for name, flow in flows.items():
+                await play.settled()
+                before = statements, called()
+                await flow()
+                await play.settled()
+                found[name].append((statements - before[0], called() - before[1]))
+        event.remove(Engine, "before_cursor_execute", counted)
+    told = (f"{name} {min(one for one, _ in taken)} and {min(one for _, one in taken)}" for name, taken in found.items())
+    row("Statements and calls of Slack, in all", ", ".join(told))
+
+
 async def report_panic(db: Database, workspace: Workspace) -> None:
     """All credentials of a workspace at once: refused in one row, deleted in batches."""
     count = (await db.read(workspaces.by_id, workspace.id)).credential_count
@@ -387,19 +460,23 @@ def spawn(command: list[str], folder: Path, environment: dict[str, str]) -> "sub
 @contextlib.asynccontextmanager
 async def running(
     slack: Slack, client: aiohttp.ClientSession, url: str, others: dict[str, tuple[Path, str]], replicas: int
-) -> AsyncIterator[tuple[list[Target], Target, Target]]:
-    """`others`: bots of other checkouts by name, each with its folder and its own database."""
+) -> AsyncIterator[tuple[list[Target], Target, Target, Callable[[], Awaitable[Target]]]]:
+    """This bot's replicas and those of the others, the two bare Bolts, and what starts this bot in Socket Mode.
+
+    Args:
+        others: bots of other checkouts by name, each with its folder and its own database.
+    """
     app = slack.world.installed()
     targets: list[Target] = []
 
-    async def start(name: str, command: list[str], folder: Path, port: int, database: str) -> Target:
+    async def start(name: str, command: list[str], folder: Path, port: int, database: str, mode: str = "http") -> Target:
         environment = {
             "SLACK_BOT_TOKEN": app.bot_token,
-            "SLACK_APP_TOKEN": "",
+            "SLACK_APP_TOKEN": app.app_token if mode == "socket" else "",
             "SLACK_SIGNING_SECRET": app.signing_secret,
             "SLACK_API_URL": f"{slack.url}/api/",
             "DATABASE_URL": database,
-            "BOT_MODE": "http",
+            "BOT_MODE": mode,
             "BOT_OWNERS": "",
             "HOST": "127.0.0.1",
             "PORT": str(port),
@@ -413,6 +490,11 @@ async def running(
         await asyncio.wait_for(target.ready(client), 60)
         return target
 
+    async def by_socket() -> Target:
+        target = await start("this bot by Socket Mode", ["-m", "bot", "run"], here, free_port(), url, "socket")
+        await slack.connected()
+        return target
+
     here = Path(__file__).parent.parent
     bare = [app.bot_token, app.signing_secret, f"{slack.url}/api/"]
     try:
@@ -423,7 +505,7 @@ async def running(
         plain = await start("Bolt as its README", ["-m", "tests.bench_bolt", str(port), "plain", *bare], here, port, url)
         port = free_port()
         early = await start("Bolt early", ["-m", "tests.bench_bolt", str(port), "early", *bare], here, port, url)
-        yield ours, plain, early
+        yield ours, plain, early, by_socket
     finally:
         for target in targets:
             target.process.terminate()
@@ -431,7 +513,9 @@ async def running(
             target.process.wait(30)
 
 
-async def run(url: str, size: int, postgres_pid: int | None, beside: Path | None, beside_url: str) -> None:
+async def run(where: str, size: int, postgres_pid: int | None, beside: Path | None) -> None:
+    """`where`: the address of a folder, or of a PostgreSQL in which the databases of `NAMES` are."""
+    url, flows_url, beside_url = (f"{where}/{name}" for name in NAMES)
     slack = Slack(ack_timeout=30, escape_typed=False)
     slack.install(MANIFEST)
     people = [slack.add_person(f"bench{number}") for number in range(max(CLIENTS))]
@@ -460,14 +544,16 @@ async def run(url: str, size: int, postgres_pid: int | None, beside: Path | None
     async with (
         slack.serve(),
         aiohttp.ClientSession() as client,
-        running(slack, client, url, others, 1 if db.sqlite else 2) as (ours, plain, early),
+        running(slack, client, url, others, 1 if db.sqlite else 2) as (ours, plain, early, by_socket),
     ):
         bench = Bench(slack, client, people, channel, postgres_pid)
         await report(bench, [ours[0], *ours[1 if db.sqlite else 2 :]], plain, early, on)
         if not db.sqlite:
             await report_replica(bench, ours[0], ours[1])
+        await report_socket(bench, ours[0], await by_socket())
         await report_panic(db, big)
     await db.close()
+    await report_flows(flows_url)
 
 
 SETUP = """
@@ -505,15 +591,15 @@ def main() -> None:
     given = parser.parse_args()
     if given.only != "postgres":
         with tempfile.TemporaryDirectory() as folder:
-            asyncio.run(run(f"sqlite:///{folder}/bench.db", given.size, None, given.beside, f"sqlite:///{folder}/beside.db"))
+            asyncio.run(run(f"sqlite:///{folder}", given.size, None, given.beside))
     if given.only != "sqlite":
         if postgres.binaries() is None:
             print("\nPostgreSQL's server is not installed, so it is left out.")
             return
         with postgres.private_cluster() as address:
             admin = f"{address}/postgres"
-            postgres.create_databases(admin, "bench", "beside")
-            asyncio.run(run(f"{address}/bench", given.size, postgres.server_pid(admin), given.beside, f"{address}/beside"))
+            postgres.create_databases(admin, *NAMES)
+            asyncio.run(run(address, given.size, postgres.server_pid(admin), given.beside))
 
 
 if __name__ == "__main__":
