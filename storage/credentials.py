@@ -1,5 +1,6 @@
 """Making and ending credentials. Reading them is `storage/listing.py`; what happens between is `storage/lifecycle.py`."""
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -66,6 +67,7 @@ def create_pending(
     expires_at: datetime | None = None,
     device: bool = False,
     wanted: Limits | None = None,
+    choose: passwords.Choose = secrets.choice,
 ) -> tuple[Credential, Workspace]:
     """Makes a row without a hash, which cannot log in: the first step of a creation.
 
@@ -74,6 +76,7 @@ def create_pending(
         request_key: Slack team and view id; a second submission of the same modal is refused.
         device: the password will be a short one.
         wanted: what it is limited to.
+        choose: picks the characters of its id.
 
     Raises:
         NameInvalid, NameTaken, NameTooSimilar, ChannelNotMapped, ChannelPaused, NotAllowed, RoleUnknown, PersonBarred, AlreadyRequested,
@@ -100,7 +103,7 @@ def create_pending(
         wanted = wanted or Limits()
         limits.check(wanted)
         current.subject = " ".join(limits.words(wanted)) or None
-        credential_id = _unused_id(tx)
+        credential_id = _unused_id(tx, choose)
         values = {
             "id": credential_id,
             "workspace_id": workspace.id,
@@ -126,10 +129,10 @@ def create_pending(
     return credential, workspace
 
 
-def _unused_id(tx: Transaction) -> str:
+def _unused_id(tx: Transaction, choose: passwords.Choose) -> str:
     """A new id; one that is taken already (of a million benches one in two draws one) is drawn again."""
     while True:
-        credential_id = passwords.new_id()
+        credential_id = passwords.new_id(choose)
         if tx.connection.scalar(select(CREDENTIALS.c.id).where(CREDENTIALS.c.id == credential_id)) is None:
             return credential_id
 

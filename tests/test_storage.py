@@ -21,7 +21,7 @@ from storage.journal import digest
 from storage.limits import Limits
 from storage.listing import Order
 from storage.models import METADATA, REVIVED, Credential, Workspace
-from storage.passwords import Hasher
+from storage.passwords import Choose, Hasher
 from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, ReasonRequired, Refusal, RotationEnded
 from tests import raw
 
@@ -74,6 +74,19 @@ async def test_only_an_active_credential_is_in_the_passdb(db: Database, acme: Wo
     assert password.startswith("{ARGON2ID}$argon2id$")
     await db.change(credentials.delete, by(OWNER), credential.id)
     assert await passdb(db) == []
+
+
+def draws(characters: str) -> Choose:
+    """Chance, as it was."""
+    left = iter(characters)
+    return lambda _alphabet: next(left)
+
+
+async def test_an_id_that_is_taken_is_drawn_again(db: Database, acme: Workspace) -> None:
+    first, second = draws("7k2m9x4q"), draws("7k2m9x4q" + "abcd1234")
+    relay, _ = await db.change(credentials.create_pending, by(OWNER), CHANNEL, "Relay", "view1", choose=first)
+    printer, _ = await db.change(credentials.create_pending, by(OWNER), CHANNEL, "Printer", "view2", choose=second)
+    assert [relay.id, printer.id] == ["7k2m9x4q", "abcd1234"]
 
 
 async def test_two_people_creating_the_same_name_at_once_make_one(db: Database, acme: Workspace) -> None:
