@@ -7,9 +7,10 @@ from datetime import timedelta
 from bot import sweep
 from sandbox.people import Person
 from sandbox.slack import Fault
-from storage import credentials, grants, lifecycle, owners, tidy
+from storage import credentials, grants, lifecycle, owners, tidy, workspaces
 from storage.access import Role
 from storage.audit import What
+from storage.errands import CHANNELS_TOLD
 from storage.logins import beat
 from tests import raw
 from tests.stage import BY_TEST, Stage
@@ -182,6 +183,21 @@ async def test_the_message_about_who_left_settles_and_gives_nothing_away_twice(p
     await play.settled()
     assert {one.name: one.owner for one in await play.credentials()}["App 0"] == play.mia.id
     assert [one.cause for one in await play.events(user_id=adam.id, action=What.OWNER)] == ["already_owned", "already_deleted"]
+
+
+async def test_of_very_many_channels_that_take_nothing_a_bounded_number_is_tried_before_a_person(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    team = play.slack.world.team.id
+    await play.db.change(workspaces.unmap_channel, BY_TEST, team, play.mail.id)
+    for number in range(CHANNELS_TOLD):
+        channel = play.slack.add_channel(f"closed{number}", private=True, with_bot=False)
+        await play.db.change(workspaces.map_channel, BY_TEST, team, channel.id, play.acme.id)
+    play.bot.errands.wake()
+    await play.settled()
+    before = len(play.slack.traffic)
+    await leaves(play, play.wanda)
+    await play.adam.sees("This credential in Acme belonged to them.", play.slack.world.dm(play.adam.id))
+    assert [one.what for one in list(play.slack.traffic)[before:]].count("chat.postMessage") == CHANNELS_TOLD + 1
 
 
 async def test_the_buttons_about_who_left_ask_for_a_role(play: Stage) -> None:

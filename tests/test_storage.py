@@ -24,6 +24,7 @@ from storage.models import METADATA, REVIVED, Credential, Workspace
 from storage.passwords import Choose, Hasher
 from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, ReasonRequired, Refusal, RotationEnded
 from tests import raw
+from tests.stage import Clock
 
 OWNER = Actor("U0OWNER", "T0HOME", owner=True)
 STRANGER = Actor("U0STRANGER", "T0HOME")
@@ -368,6 +369,24 @@ async def test_paused_channels_hear_nothing_and_a_receiver_that_is_away_holds_on
     due = await raw.sql(db, "SELECT workspace_id, due FROM errands WHERE kind = 'webhook'")
     assert {row.workspace_id for row in due if row.due > min(one.due for one in due)} == {acme.id}
     assert sum(row.workspace_id == acme.id for row in due) == 2
+
+
+async def test_of_very_many_channels_a_bounded_number_is_told(db: Database, acme: Workspace) -> None:
+    for number in range(errands.CHANNELS_TOLD + 3):
+        await db.change(workspaces.map_channel, by(OWNER), "T0HOME", f"C1MORE{number}", acme.id)
+    await db.change(workspaces.suspend_all, by(OWNER), acme.id)
+    assert await raw.one(db, "SELECT count(*) FROM errands WHERE kind = 'notice'") == errands.CHANNELS_TOLD
+
+
+async def test_however_often_it_was_tried_it_is_due_again_within_half_a_minute(db: Database) -> None:
+    clock = db.clock = Clock()
+    await db.note(errands.add, errands.Kind.OUTCOME, person="U0MIA", ids=("ref",))
+    for wait in (5, 10, 20, 30, 30, 30, 30):
+        [errand] = await db.note(errands.take, 9, {errands.Kind.OUTCOME})
+        await db.note(errands.postpone, errand, "away")
+        clock.passes(seconds=wait - 1)
+        assert not await db.note(errands.take, 9, {errands.Kind.OUTCOME})
+        clock.passes(seconds=1)
 
 
 ANEW: dict[str, Callable[[Database, Workspace, str], Awaitable[object]]] = {
