@@ -6,9 +6,11 @@ from datetime import timedelta
 import pytest
 
 from bot import sweep
+from storage import credentials, lifecycle, workspaces
+from storage.database import Transaction
 from tests import raw
 from tests.raw import mail_server_reports
-from tests.stage import Stage
+from tests.stage import BY_TEST, Stage
 
 
 async def suspend(play: Stage, later: str | None = None) -> None:
@@ -61,6 +63,20 @@ async def test_what_nobody_resumes_deletes_itself_once(play: Stage) -> None:
     notices = [one for one in play.mia.messages(play.mail) if "Deleted, because " in play.mia.read(one)]
     assert len(notices) == 1
     await play.mia.sees("It was deleted, because nobody resumed it in time (", play.mail)
+
+
+async def test_what_deletes_itself_is_told_although_deletions_are_not(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await play.create(play.wanda, "Printer")
+    ids = {one.name: one.id for one in await play.credentials()}
+    await play.db.change(workspaces.set_notices, BY_TEST, play.acme.id, created=False, deleted=False)
+    await play.db.change(lifecycle.suspend, BY_TEST, ids["Relay"], delete_after=timedelta(hours=24))
+    await play.db.change(credentials.delete, BY_TEST, ids["Printer"])
+    play.clock.passes(hours=25)
+    await sweep.once(play.bot.services)
+    await play.settled()
+    [told] = [play.mia.read(one) for one in play.mia.messages(play.mail) if "SMTP credential" in play.mia.read(one)]
+    assert "nobody resumed it in time: the SMTP credential Relay" in told
 
 
 async def test_resuming_calls_the_deletion_off(play: Stage) -> None:
@@ -118,6 +134,28 @@ async def test_an_expiry_is_shown_reminded_of_and_extended(play: Stage) -> None:
     await play.wanda.sees_modal("Expiry changed")
     [credential] = await play.credentials()
     assert credential.expires_at == play.clock() + timedelta(days=90)
+
+
+@pytest.mark.parametrize("then", ["deleted", "without an end"])
+async def test_what_no_longer_expires_is_not_reminded_of(play: Stage, then: str) -> None:
+    await create_until(play, "In 7 days")
+    await play.settled()
+    [credential] = await play.credentials()
+    play.clock.passes(days=6.5)
+
+    def reminded_too_late(tx: Transaction) -> None:
+        lifecycle.remind(tx, BY_TEST, credential.id)
+        if then == "deleted":
+            credentials.delete(tx, BY_TEST, credential.id)
+        else:
+            lifecycle.change_expiry(tx, BY_TEST, credential.id, None)
+
+    await play.db.change(reminded_too_late)
+    play.bot.errands.wake()
+    await play.settled()
+    outcomes = await raw.sql(play.db, "SELECT DISTINCT outcome FROM errands WHERE kind = 'remind'")
+    assert [outcome for (outcome,) in outcomes] == ["no longer due"]
+    assert "expires (" not in play.mia.screen() + play.wanda.screen()
 
 
 async def test_after_that_minute_it_is_refused(play: Stage) -> None:
