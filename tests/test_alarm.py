@@ -356,7 +356,7 @@ async def test_a_reader_reports_what_they_cannot_revoke(play: Stage) -> None:
     await says(play, await alarm(play, "@rita reported a message"), "holds the password of Relay")
 
 
-async def test_one_credential_raises_a_bounded_number_of_alarms(watched: Stage) -> None:
+async def test_one_credential_raises_a_bounded_number_of_alarms_an_hour(watched: Stage) -> None:
     play = watched
     password = await play.create(play.wanda, "Relay")
     for number in range(errands.ALARMS_AN_HOUR + 3):
@@ -365,6 +365,10 @@ async def test_one_credential_raises_a_bounded_number_of_alarms(watched: Stage) 
     assert len(await play.events(action="leak.noticed")) == errands.ALARMS_AN_HOUR + 3
     alarms = [one for one in play.rex.messages(play.mail) if "posted the password" in play.rex.read(one)]
     assert len(alarms) == errands.ALARMS_AN_HOUR
+    play.clock.passes(hours=1, seconds=1)
+    await posts(play, play.mia, play.lobby, f"an hour later {password}")
+    await play.settled()
+    assert len([one for one in play.rex.messages(play.mail) if "posted the password" in play.rex.read(one)]) == len(alarms) + 1
 
 
 # --- one press elsewhere ---
