@@ -383,6 +383,25 @@ async def test_every_host_adds_what_its_journal_knows(house: House, tmp_path: Pa
         assert past.journal.memory.back is None
 
 
+async def test_the_journal_goes_on_only_once_somebody_settled_it(house: House, tmp_path: Path) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    leaked = await house.make("Leaked")
+    authd = house.authd()
+    restore = await back_up(house.db, backups)
+    await house.db.change(credentials.delete, BY, leaked.id)
+    await past_of(authd)
+    await restore()
+    past = await past_of(authd)
+    await house.db.change(credentials.delete, BY, leaked.id)
+    await past.follow()
+    assert await replay.missing(house.db, past.journal.memory) == []
+    assert past.journal.memory.back, "nothing that was revoked works again, but nobody has said so"
+    await house.db.change(replay.settle, BY)
+    await past.follow()
+    assert past.journal.memory.back is None
+
+
 async def test_a_clock_that_goes_back_changes_nothing(house: House, tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
