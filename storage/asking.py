@@ -13,7 +13,8 @@ from storage import audit, grants, workspaces
 from storage.access import TABLE, Action, Role, rights
 from storage.audit import Origin, What, attempt
 from storage.database import Transaction
-from storage.models import AUDIT_EVENTS, POSTED_MESSAGES, ROLE_GRANTS, AuditEvent, PostedMessage, Workspace, as_row
+from storage.errands import Kind
+from storage.models import AUDIT_EVENTS, ERRANDS, POSTED_MESSAGES, ROLE_GRANTS, AuditEvent, PostedMessage, Workspace, as_row
 from storage.refusals import AlreadyAnswered, AlreadyAsked, AskedTooOften, HasRole, NoSuchRequest
 
 KIND = "role_request"
@@ -122,12 +123,19 @@ def _unanswered(tx: Transaction, what: What, origin: Origin, event_id: int) -> A
 
 
 def answered(tx: Transaction, workspace_id: int | None, person: str) -> list[int]:
-    """The numbers of this person's requests in the workspace (None: in all) that were answered, and that some message shows as open."""
-    columns = POSTED_MESSAGES.c
+    """The numbers of this person's requests in the workspace (None: in all) that were answered, and that some message shows as open.
+
+    Also those that are on their way to somebody.
+    """
+    columns, owed = POSTED_MESSAGES.c, ERRANDS.c
     which = [columns.kind == KIND, columns.person == person]
+    on_its_way = [owed.kind == Kind.ASK.value, owed.done_at.is_(None), AUDIT_EVENTS.c.user_id == person]
     if workspace_id is not None:
         which.append(columns.workspace_id == workspace_id)
-    events = dict.fromkeys(int(ids[0]) for ids in tx.connection.scalars(select(columns.ids).where(*which).limit(SHOWN_MAX)))
+        on_its_way.append(owed.workspace_id == workspace_id)
+    shown = [int(ids[0]) for ids in tx.connection.scalars(select(columns.ids).where(*which).limit(SHOWN_MAX))]
+    coming = select(owed.event_id).join_from(ERRANDS, AUDIT_EVENTS, owed.event_id == AUDIT_EVENTS.c.id).where(*on_its_way)
+    events = dict.fromkeys([*shown, *tx.connection.scalars(coming.limit(SHOWN_MAX))])
     return [one for one in events if asked(tx, one).given is not None]
 
 

@@ -12,7 +12,8 @@ from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.refusals import AskedTooOften
 from tests import raw
-from tests.stage import BY_TEST, Stage
+from tests.stage import BY_TEST, Stage, stage
+from tests.test_process import SlowSlack
 
 
 async def board(play: Stage, person: Person, where: Channel) -> str:
@@ -272,6 +273,22 @@ async def test_a_role_that_came_another_way_settles_the_request(play: Stage) -> 
     await play.settled()
     assert "gave it" in play.adam.read(request)
     await play.mia.sees("gave you the writer role in Acme", play.mail)
+
+
+async def test_a_request_that_is_answered_while_it_is_sent_says_so_and_its_asker_reads_it(database_url: str) -> None:
+    async with stage(database_url, "socket", kind=SlowSlack) as play:
+        slack = play.slack
+        assert isinstance(slack, SlowSlack)
+        slack.slow = "chat.postMessage"
+        slack.gate.clear()
+        await refused(play, play.mia)
+        await slack.world.until(lambda: slack.held or None, 40)
+        await play.grant(play.mia)
+        slack.gate.set()
+        await play.settled()
+        request = play.adam.read(await play.adam.sees("@mia asked for the writer role in Acme."))
+        assert ("gave it" in request, "[Give writer]" in request) == (True, False)
+        await play.mia.sees("gave you the writer role in Acme", play.mail)
 
 
 async def test_who_left_while_their_request_was_open_gets_nothing(play: Stage) -> None:

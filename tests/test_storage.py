@@ -424,6 +424,16 @@ async def test_a_role_in_all_workspaces_answers_a_request_too(db: Database, acme
     assert told == [("U0MIA", CHANNEL, None), (None, "D0ADMIN", "9.9")]
 
 
+async def test_a_request_that_has_reached_nobody_yet_is_answered_once(db: Database, acme: Workspace) -> None:
+    mia = Origin(Actor("U0MIA", "T0HOME"), Surface.BUTTON, "ref", CHANNEL)
+    await db.change(asking.ask, mia, acme.id, Role.WRITER)
+    await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", Role.WRITER, acme.id)
+    [asked] = await db.note(errands.take, 9, {errands.Kind.ASK})
+    await db.note(errands.finish, asked.id, "answered")
+    await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", Role.ADMIN, acme.id)
+    assert await raw.sql(db, "SELECT person, channel_id FROM errands WHERE kind = 'answer'") == [("U0MIA", CHANNEL)]
+
+
 async def test_two_orders_to_revoke_all_tell_each_who_ordered_and_the_channels_once(db: Database, acme: Workspace) -> None:
     await make(db, "Relay")
     for who in (OWNER, Actor("U0OTHER", "T0HOME", owner=True)):
