@@ -1,6 +1,7 @@
 """A password leaks: who hears of it, what they can do with one press, and what the message says afterwards."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +24,7 @@ from storage.passwords import Hasher
 from tests import raw
 from tests.stage import BY_TEST, Stage, stage
 from tests.stores import sqlite_store
+from tests.test_process import SlowSlack
 
 SHORTCUT = "Revoke leaked credential"
 WHOSE = "Whose is this?"
@@ -31,10 +33,10 @@ NEUTRAL = "If this is one of ours, the people who can revoke it now know. Please
 
 @pytest.fixture(params=["sqlite-socket", "postgres-http"])
 async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
-    """The bot with BOT_LEAK_WATCH on."""
+    """The bot with BOT_LEAK_WATCH on, in a Slack that can be made to wait."""
     database, mode = request.param.split("-")
     url = sqlite_store(tmp_path / "bot.db") if database == "sqlite" else str(request.getfixturevalue("postgres_url"))
-    async with stage(url, mode, bot_leak_watch=True) as play:
+    async with stage(url, mode, kind=SlowSlack, bot_leak_watch=True) as play:
         app = play.slack.world.installed()
         app.events.append("message.channels")
         app.scopes.append("channels:history")
@@ -606,6 +608,51 @@ async def test_an_alarm_stops_saying_that_it_works_at_the_moment_of_expiry(watch
     play.clock.passes(seconds=2)
     await says(play, told, "It expired (", without=("It works now", "Can stop it"))
     assert await raw.sql(play.db, "SELECT count(*) FROM errands WHERE done_at IS NULL") == [(0,)]
+
+
+@contextlib.asynccontextmanager
+async def on_its_way(play: Stage, method: str, calls: int) -> AsyncIterator[None]:
+    """What is owed is drawn and sent in so many calls, which Slack takes when the block ends."""
+    slack = play.slack
+    assert isinstance(slack, SlowSlack)
+    slack.slow, slack.held = method, 0
+    slack.gate.clear()
+    play.bot.errands.wake()
+    await slack.world.until(lambda: slack.held == calls or None, 40)
+    yield
+    slack.gate.set()
+
+
+async def test_an_alarm_that_is_untrue_when_slack_takes_it_is_drawn_anew(watched: Stage) -> None:
+    play = watched
+    await play.create(play.wanda, "Relay")
+    [relay] = await play.credentials()
+    by_scanner = Origin(Actor("scanner", play.slack.world.team.id), Surface.EVENT, "r")
+    await play.db.change(notice, by_scanner, relay.id, Standing.LIVE)
+    async with on_its_way(play, "chat.postMessage", calls=3):
+        await play.db.change(lifecycle.suspend, BY_TEST, relay.id)
+    await says(play, await alarm(play, "found the password of Relay"), "Suspended by", without=("It works now",))
+
+
+async def test_the_notice_of_a_suspension_that_is_untrue_when_slack_takes_it_is_drawn_anew(watched: Stage) -> None:
+    play = watched
+    await play.create(play.wanda, "Relay")
+    [relay] = await play.credentials()
+    await play.db.change(lifecycle.suspend, BY_TEST, relay.id)
+    async with on_its_way(play, "chat.postMessage", calls=3):
+        await play.db.change(lifecycle.resume, BY_TEST, relay.id)
+    await says(play, await alarm(play, "suspended the SMTP credential Relay"), "resumed it (", without=("[Resume…]",))
+
+
+async def test_what_a_mail_server_confirms_while_an_alarm_is_drawn_anew_is_said(watched: Stage) -> None:
+    play = watched
+    _, _, told = await leaked(play)
+    [relay] = await play.credentials()
+    await play.db.note(logins.beat, "one", "mx:one", play.clock())
+    await play.db.change(lifecycle.suspend, BY_TEST, relay.id)
+    async with on_its_way(play, "chat.update", calls=1):
+        await play.db.note(logins.beat, "one", "mx:one", play.clock())
+    await says(play, told, "Confirmed: 1 of 1 mail server refuses it since", without=("not yet confirmed",))
 
 
 async def test_a_change_of_many_draws_all_messages_about_them_anew(db: Database) -> None:
