@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +13,17 @@ from bot.door import Door, Request
 from bot.texts import SlackAway
 from mailauth.verifier import Verifier
 from sandbox.people import NotSeen, Person
-from storage import audit, credentials, grants, lifecycle, logins, passwords, typed, workspaces
+from storage import audit, credentials, errands, grants, lifecycle, logins, passwords, typed, workspaces
 from storage.access import Actor, Role
 from storage.database import Trouble, Unavailable
+from storage.errands import Kind
 from storage.logins import Sent, Use
+from storage.models import Errand
 from storage.passwords import Hasher
 from tests.stage import BY_TEST, PATIENT, Stage, stage
 from tests.stores import sqlite_store
 from tests.test_faults import known_troubles
+from tests.test_listing import fill
 
 SHORTCUT = "Revoke leaked credential"
 
@@ -136,6 +140,26 @@ async def test_a_whole_workspace_by_typing_its_short_name(play: Stage) -> None:
     assert (await play.db.read(audit.verify)).broken is None
     await play.wanda.types(play.mail, "/smtp list")
     await play.wanda.sees("No SMTP credentials in Acme yet")
+
+
+async def test_an_order_that_takes_many_batches_stays_with_who_works_it_off(play: Stage) -> None:
+    await play.db.note(fill, play.acme, [f"App {number}" for number in range(2 * credentials.DELETED_AT_ONCE + 1)])
+    db, taken = play.bot.services.db, list[Errand]()
+    follow = db.changed
+
+    def after_each_batch() -> None:
+        """Much of a lease is over, and another replica looks for something to do."""
+        play.clock.passes(seconds=errands.LEASE.total_seconds() * 2 / 3)
+        with ThreadPoolExecutor(1) as thread:
+            taken.extend(thread.submit(asyncio.run, play.db.note(errands.take, 9, {Kind.REVOKE_ALL})).result())
+        follow()
+
+    db.changed = after_each_batch
+    await play.db.change(credentials.order_revocation, BY_TEST, play.acme.id)
+    play.bot.errands.wake()
+    await play.settled()
+    assert {one.state for one in await play.credentials()} == {"deleted"}
+    assert taken == []
 
 
 async def test_fifty_in_one_submission(play: Stage) -> None:
