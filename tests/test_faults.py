@@ -9,11 +9,15 @@ from random import Random
 
 import pytest
 
+from bot.errands import LANES
 from mailauth.verifier import Verifier
 from sandbox.faults import WRONG_ANSWERS
 from sandbox.people import Person
 from storage import errands
+from storage.database import Transaction
+from storage.errands import Kind
 from storage.passwords import Hasher
+from tests import raw
 from tests.oracle import FLOWS, Diary, Oracle
 from tests.stage import Stage, stage
 from tests.stores import sqlite_store
@@ -175,3 +179,25 @@ async def test_words_and_state_agree_whatever_slack_answers(tmp_path: Path, flow
         chosen = cells(flow, await one.calls(flow), slow=False)
         for cell in Random(f"{SEED} {flow}").sample(chosen, IN_THE_SUITE):
             await one.run(cell)
+
+
+async def test_while_slack_is_away_few_of_all_that_is_owed_are_tried_and_all_are_told_soon_after(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    [relay] = await play.credentials()
+    [at_once] = [number for lane, number in LANES.items() if Kind.FIRST_USE in lane]
+    dm = play.slack.world.dm(play.wanda.id)
+
+    def owe(tx: Transaction) -> None:
+        for _ in range(3 * at_once):
+            errands.add(tx, Kind.FIRST_USE, credential_id=relay.id, person=play.wanda.id)
+
+    play.slack.fail("chat.postMessage", replace(WRONG_ANSWERS["hung up"], times=ALL))
+    await play.db.note(owe)
+    play.bot.errands.wake()
+    await play.settled()
+    assert await raw.one(play.db, "SELECT sum(tries) FROM errands WHERE kind = 'first_use'") == at_once
+    play.slack.heals()
+    play.clock.passes(seconds=errands.FIRST_WAIT.total_seconds())
+    play.bot.errands.wake()
+    await play.settled()
+    assert len(play.wanda.messages(dm)) == 3 * at_once
