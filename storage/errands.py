@@ -190,11 +190,18 @@ def warn_of_sending(tx: Transaction, credential_id: str, workspace_id: int, why:
 
 
 def answer_to(tx: Transaction, request: int, about: dict[str, Any]) -> None:
-    """Owes the answer to a request for a role: to its asker, and to each message about it."""
+    """Owes the answer to a request for a role: to its asker, who is told once, and to each message about it."""
     from storage import asking, audit
 
-    asked = audit.events(tx, request, request)[0]
-    add(tx, Kind.ANSWER, **about, ids=(str(request),), person=asked.user_id, channel_id=asked.channel_id)
+    asked, columns = audit.events(tx, request, request)[0], ERRANDS.c
+    told = select(columns.id).where(
+        columns.kind == Kind.ANSWER.value,
+        columns.ids == (str(request),),
+        columns.person == asked.user_id,
+        or_(columns.done_at.is_(None), columns.done_at > tx.now - JUST_TOLD),
+    )
+    if tx.connection.execute(told.limit(1)).first() is None:
+        add(tx, Kind.ANSWER, **about, ids=(str(request),), person=asked.user_id, channel_id=asked.channel_id)
     for message in asking.shown(tx, request):
         add(tx, Kind.ANSWER, **about, ids=(str(request),), channel_id=message.channel_id, message_ts=message.ts)
 

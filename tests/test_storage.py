@@ -427,7 +427,8 @@ async def test_a_role_in_all_workspaces_answers_a_request_too(db: Database, acme
 async def test_a_request_that_has_reached_nobody_yet_is_answered_once(db: Database, acme: Workspace) -> None:
     mia = Origin(Actor("U0MIA", "T0HOME"), Surface.BUTTON, "ref", CHANNEL)
     await db.change(asking.ask, mia, acme.id, Role.WRITER)
-    await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", Role.WRITER, acme.id)
+    for role in (Role.WRITER, Role.RESPONDER):
+        await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", role, acme.id)
     [asked] = await db.note(errands.take, 9, {errands.Kind.ASK})
     await db.note(errands.finish, asked.id, "answered")
     await db.change(grants.grant, by(OWNER), "T0HOME", "U0MIA", Role.ADMIN, acme.id)
