@@ -396,14 +396,14 @@ class Slack:
 
     # --- views ---
     async def open_view(self, trigger_id: str, view: Mapping[str, Any], over: bool = False) -> Reply[View]:
-        """Opens a modal; `over` the one that is open."""
+        """Opens a modal; `over` the one that is open. A trigger_id opens one modal, however often it is sent."""
 
         def read(fields: Fields) -> View:
             opened = fields.inner("view")
             return View(opened.text("id"), opened.optional("hash"))
 
         method = "views.push" if over else "views.open"
-        return await self._tell(method, {"trigger_id": trigger_id, "view": view}, read, OPEN_LIMIT)
+        return await self._tell(method, {"trigger_id": trigger_id, "view": view}, read, OPEN_LIMIT, repeatable=True)
 
     async def update_view(self, view_id: str, view: Mapping[str, Any], drawn_from: str | None = None) -> Reply[View]:
         """Puts another modal in its place. Refused with `not_found` when it was closed, with `hash_conflict` when it is not the one that

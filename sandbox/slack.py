@@ -188,6 +188,7 @@ class Slack(Delivery):
             lifespan="off",
             http=_Protocol,
             ws="websockets-sansio",
+            timeout_keep_alive=60,  # seconds; longer than clients keep a connection, so that none is closed just as it is used again
             timeout_graceful_shutdown=2,
         )
         server = _Server(config)

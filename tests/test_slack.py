@@ -325,6 +325,12 @@ async def test_a_message_is_not_posted_twice_and_a_question_is_put_again(slack: 
     assert await bot.group_members("S1") == Ok(frozenset({"U1"}))
 
 
+async def test_a_modal_is_asked_for_again_on_another_connection(slack: Wire, bot: Slack) -> None:
+    slack.script = [None, says(ok=True, view={"id": "V1", "hash": "1.a"})]
+    assert await bot.open_view("1.2.x", VIEW) == Ok(View("V1", "1.a"))
+    assert [one.arguments for one in slack.asked] == [{"trigger_id": "1.2.x", "view": VIEW}] * 2
+
+
 async def test_what_was_perhaps_done_stays_unclear_when_a_later_try_surely_was_not(slack: Wire, bot: Slack) -> None:
     slack.script = [None, raw(403, PAGE)]
     assert await bot.update_view("V1", VIEW) == Away("http_403", unclear=True)
