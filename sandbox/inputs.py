@@ -1,6 +1,7 @@
 """What people can press, choose and fill in: where it is in the blocks, what it holds, and what Slack's client checks before it sends."""
 
 import copy
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def elements(blocks: list[Json]) -> Iterator[tuple[Json, Json]]:
 
 def complete(blocks: list[Json]) -> list[Json]:
     """The blocks as Slack gives them back: with the ids and defaults that were left out."""
-    made = copy.deepcopy(blocks)
+    made: list[Json] = json.loads(json.dumps(blocks))
     for block in made:
         block.setdefault("block_id", secrets.token_hex(3))
         if block.get("type") == "input":
