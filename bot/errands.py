@@ -271,7 +271,7 @@ def _keep(
     credential: Credential,
     changed: bool,
     ids: tuple[str, ...] = (),
-    source: tuple[str, str] | None = None,
+    source: tuple[str | None, str | None] = (None, None),
 ) -> None:
     """Writes down where the message stands, and ends the errand.
 
@@ -311,8 +311,7 @@ async def raise_alarm(services: Services, errand: Errand) -> Result:
             def keep(tx: Transaction) -> None:
                 now = _leak(tx, services.team, event, wait=True)
                 changed = replace(now, proof=None) != replace(drawn, proof=None)
-                source = (now.channel, event.source_id) if now.channel and event.source_id else None
-                _keep(tx, errand, posted.Posted.ALARM, stands, now.credential, changed, source=source)
+                _keep(tx, errand, posted.Posted.ALARM, stands, now.credential, changed, source=(now.channel, event.source_id))
 
             await services.db.note(keep)
             return Done()

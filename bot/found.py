@@ -30,12 +30,14 @@ from storage.access import Actor
 from storage.audit import Origin, Surface
 from storage.database import OutcomeUnknown, Unavailable
 from storage.leaks import Standing
-from storage.passwords import mask, parse
+from storage.models import Credential
+from storage.passwords import find, mask
 
 BODY_MAX = 64 * 1024  # as much as `web.py` takes from anybody
 TOKENS_MAX = 100
 TOKEN_MAX = 200  # characters; ours are shorter
 AGE_MAX = 300  # seconds
+AGAIN_AFTER = 10  # seconds
 SIGNATURE = "x-leaks-signature"
 TIMESTAMP = "x-leaks-timestamp"
 GITHUB_KEY = "github-public-key-identifier"
@@ -66,7 +68,7 @@ class Report:
 
 
 class Desk:
-    """Takes reports in; one at a time is looked up, so that nothing else waits long for its Argon2.
+    """Takes reports in; one at a time is looked up, so that nothing else waits long for its Argon2, nor one of them for its answer.
 
     Args:
         secret: what they are signed with; empty: only GitHub may report.
@@ -91,8 +93,11 @@ class Desk:
             if not await signed(body):
                 raise Wrong(401, "signature does not fit")
             reports = read(body)
-            async with self._turn:
+            async with asyncio.timeout(self.services.limits.report_turn) as turn, self._turn:
+                turn.reschedule(None)
                 return JSONResponse(await look_up(self.services, reports))
+        except TimeoutError:
+            return PlainTextResponse("other reports are looked up; report it again", 503, {"retry-after": str(AGAIN_AFTER)})
         except ClientDisconnect:
             return Response(status_code=400)
         except Wrong as wrong:
@@ -149,33 +154,35 @@ def read(body: bytes) -> list[Report]:
         raise Wrong(413, f"more than {TOKENS_MAX} tokens")
 
     def text(one: dict[str, Any], name: str) -> str:
-        return one[name] if isinstance(one.get(name), str) else ""
+        given = one.get(name)
+        return given.encode("utf-8", "replace").decode() if isinstance(given, str) else ""  # half a surrogate pair cannot be answered
 
     return [Report(one["token"], text(one, "type"), text(one, "url")) for one in given]
 
 
 async def look_up(services: Services, reports: list[Report]) -> list[dict[str, str]]:
     """Raises an alarm for each that works, once for each place; and labels them all, as GitHub expects it. Raises Unavailable."""
+    passwords = [next(find(report.token[:TOKEN_MAX]), None) for report in reports]
+    each = list({one.canonical: one for one in passwords if one}.values())
+    known = dict(zip((one.canonical for one in each), await services.resolver.resolve_each(each), strict=True))
     answers = []
-    for report in reports:
-        ours = await _is_ours(services, report)
+    for report, password in zip(reports, passwords, strict=True):
+        belongs = known[password.canonical] if password else None
+        if belongs:
+            await _notice(services, report, *belongs)
         digest = b64encode(hashlib.sha256(report.token.encode("utf-8", "surrogatepass")).digest()).decode()
-        answers.append(
-            {"token_hash": digest, "token_type": report.type[:TOKEN_MAX], "label": "true_positive" if ours else "false_positive"}
-        )
+        label = "true_positive" if belongs else "false_positive"
+        answers.append({"token_hash": digest, "token_type": report.type[:TOKEN_MAX], "label": label})
     return answers
 
 
-async def _is_ours(services: Services, report: Report) -> bool:
-    parsed = parse(report.token) if len(report.token) <= TOKEN_MAX else None
-    for credential, standing in await services.resolver.resolve([parsed] if parsed else []):
-        if standing is not Standing.DEAD:
-            # What tells two addresses apart, however long they are.
-            place = "sha256:" + hashlib.sha256(report.url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-            origin = Origin(Actor(SCANNER, services.team), Surface.EVENT, new_reference(), source=place)
-            await services.db.change(leaks.notice, origin, credential.id, standing, _where(report.url))
-        return True
-    return False
+async def _notice(services: Services, report: Report, credential: Credential, standing: Standing) -> None:
+    if standing is Standing.DEAD:
+        return
+    # What tells two addresses apart, however long they are.
+    place = "sha256:" + hashlib.sha256(report.url.encode()).hexdigest()[:32]
+    origin = Origin(Actor(SCANNER, services.team), Surface.EVENT, new_reference(), source=place)
+    await services.db.change(leaks.notice, origin, credential.id, standing, _where(report.url))
 
 
 def _where(url: str) -> str | None:

@@ -28,6 +28,8 @@ class Limits:
     """That a result in a modal is kept up to date as mail servers confirm it."""
     request: float = 5.0
     """For one HTTP request to be whole."""
+    report_turn: float = 1.0
+    """That a report of leaked passwords waits for those before it."""
     connections: int = 256
     places: int = PLACES
     waiting: int = WAITING_MAX

@@ -71,12 +71,16 @@ class Resolver:
         self._turn = asyncio.Semaphore(1)
 
     async def resolve(self, found: Sequence[Parsed]) -> list[tuple[Credential, Standing]]:
-        """The credentials that these passwords belong to, and what each is worth; those that are nobody's are left out.
+        """As `resolve_each`; those that are nobody's are left out. Raises Unavailable."""
+        return [one for one in await self.resolve_each(found) if one]
+
+    async def resolve_each(self, found: Sequence[Parsed]) -> list[tuple[Credential, Standing] | None]:
+        """The credential that each of these passwords belongs to, and what it is worth.
 
         With at most `COMPUTED` computations; after that the tag alone tells whether a password that names its credential is right.
         Raises Unavailable.
         """
-        known: list[tuple[Credential, Standing]] = []
+        known: list[tuple[Credential, Standing] | None] = []
         left = COMPUTED
         for parsed in found:
             belongs: tuple[Credential, Standing] | None = None
@@ -94,7 +98,7 @@ class Resolver:
                     belongs = (credential, standing) if fits else None
             if belongs is None and parsed.credential_id and possible:
                 belongs = possible[0], Standing.DEAD
-            known += [belongs] if belongs else []
+            known.append(belongs)
         return known
 
 
@@ -225,13 +229,18 @@ def leaked_in(tx: Transaction, channel: str, ts: str) -> set[str]:
 
 
 def leak(tx: Transaction, team: str, credential_id: str, channel: str | None, source: str | None) -> Leak:
-    """What is known of the message in that channel with the ts `source`. Raises NoSuchCredential."""
+    """What is known of the message in that channel with the ts `source`; None of both: of what was found outside of Slack.
+
+    Raises NoSuchCredential, also when nothing is known of it.
+    """
     columns = AUDIT_EVENTS.c
     credential, workspace = get(tx, credential_id)
     found = _rows(tx, credential_id, channel, source, (What.LEAK, What.REPORT, What.LEAK_GONE))
+    if not found:
+        raise NoSuchCredential
     since = select(AUDIT_EVENTS).where(
         columns.credential_id == credential_id,
-        columns.id > (found[0].id if found else 0),
+        columns.id > found[0].id,
         columns.action.in_([one.value for one in ACTS]),
         columns.outcome == "done",
     )
@@ -254,7 +263,7 @@ def _rows(tx: Transaction, credential_id: str, channel: str | None, source: str 
     query = select(AUDIT_EVENTS).where(
         columns.credential_id == credential_id,
         posted.in_channel(tx, columns.channel_id, channel),
-        columns.source_id == source,
+        *([] if channel is None and source is None else [columns.source_id == source]),
         columns.action.in_([one.value for one in what]),
         columns.outcome == "done",
     )

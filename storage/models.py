@@ -602,7 +602,7 @@ POSTED_MESSAGES = Table(
     Column("workspace_id", Integer),
     Column("person", Text),
     Column("source_channel", String(32)),
-    Column("source_ts", String(32)),
+    Column("source_ts", String(64)),
     Column("ids", Words, nullable=False, server_default=""),
     Column("created_at", UtcTime, nullable=False),
     Index("posted_messages_workspace", "workspace_id", "id"),

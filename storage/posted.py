@@ -45,7 +45,7 @@ def keep(
     credential_id: str,
     workspace_id: int | None,
     person: str | None = None,
-    source: tuple[str, str] | None = None,
+    source: tuple[str | None, str | None] = (None, None),
     ids: tuple[str, ...] = (),
 ) -> None:
     """Writes down that the message stands there. A note.
@@ -53,11 +53,10 @@ def keep(
     Args:
         credential_id: what it is about; a message about several is written down once for each.
         person: who left, or whose it is.
-        source: channel and ts of the message that it speaks of.
+        source: channel and ts of the message that it speaks of; of what was found outside of Slack only a mark.
     """
     values = {"kind": kind.value, "channel_id": channel, "ts": ts, "credential_id": credential_id, "workspace_id": workspace_id}
-    source_channel, source_ts = source or (None, None)
-    more = {"person": person, "source_channel": source_channel, "source_ts": source_ts, "ids": ids, "created_at": tx.now}
+    more = {"person": person, "source_channel": source[0], "source_ts": source[1], "ids": ids, "created_at": tx.now}
     tx.connection.execute(POSTED_MESSAGES.insert().values(**values, **more))
 
 

@@ -36,6 +36,7 @@ PATIENT = Limits(
     acknowledge=60,
     question=60,
     request=60,
+    report_turn=60,
     stop=60,
     last_words=60,
     health_interval=0,

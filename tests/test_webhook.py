@@ -7,11 +7,12 @@ import hmac
 import json
 import os
 import shutil
+import sqlite3
 import ssl
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from tests import raw
 from tests.answers import Wire, says, wire
 from tests.answers import raw as raw_answer
 from tests.conftest import need
-from tests.stage import BY_TEST, Stage, stage
+from tests.stage import BY_TEST, PATIENT, Stage, stage
 from tests.stores import sqlite_store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -267,9 +268,23 @@ def alarms(play: Stage) -> list[Message]:
     return [one for one in play.rex.messages(play.mail) if "A scanner found the password of Relay" in play.rex.read(one)]
 
 
+async def test_a_report_that_would_wait_for_others_is_asked_to_come_again(tmp_path: Path) -> None:
+    url = sqlite_store(tmp_path / "bot.db")
+    async with stage(url, "http", replace(PATIENT, report_turn=0.0), leaks_secret=SECRET) as play:
+        found = [{"token": await play.create(play.wanda, "Relay"), "url": "https://pastebin.example/1"}]
+        with contextlib.closing(sqlite3.connect(tmp_path / "bot.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            both = [asyncio.create_task(report(play, found)) for _ in range(2)]
+            [turned_away], [held] = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            other.rollback()
+        assert turned_away.result() == (503, "other reports are looked up; report it again")
+        assert (await held)[0] == 200
+        assert (await report(play, found))[0] == 200
+
+
 @pytest.mark.parametrize("mode", ["socket", "http"])
-async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_place(tmp_path: Path, mode: str) -> None:
-    async with stage(sqlite_store(tmp_path / "bot.db"), mode, leaks_secret=SECRET) as play:
+async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_place(database_url: str, mode: str) -> None:
+    async with stage(database_url, mode, leaks_secret=SECRET) as play:
         password = await play.create(play.wanda, "Relay")
         url = f"https://github.com/acme/app/blob/1/{password}/.env"
         other = passwords.generate("00000000", passwords.Style.STANDARD)
@@ -278,14 +293,15 @@ async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_pl
             {"token": other, "type": "smtp_bot", "url": url, "source": "content"},
             {"token": "nothing of ours", "type": 7},
             {"token": "x" * 10_000, "type": "smtp_bot"},
+            {"token": f" SMTP_PASSWORD={password}\n", "type": "half a pair \ud800", "url": url},
         ]
         code, answer = await report(play, given)
         assert code == 200
         assert json.loads(answer) == [
             {
                 "token_hash": b64encode(hashlib.sha256(one["token"].encode()).digest()).decode(),
-                "token_type": one["type"] if isinstance(one["type"], str) else "",
-                "label": "true_positive" if one["token"] == password else "false_positive",
+                "token_type": one["type"].replace("\ud800", "?") if isinstance(one["type"], str) else "",
+                "label": "true_positive" if password in one["token"] else "false_positive",
             }
             for one in given
         ]
@@ -303,9 +319,13 @@ async def test_a_password_that_a_scanner_found_raises_the_alarm_once_for_each_pl
         assert len(await play.events(action=What.LEAK)) == 2
         assert password not in play.logs.getvalue() + repr(await play.events())
         await play.db.change(policy.change, BY_TEST, play.acme.id, Policy(reason_required=True))
+        assert "It works now" in play.rex.read(alarm)
         await play.rex.presses("Suspend now", alarm)
         await play.settled()
         assert [one.state for one in await play.credentials()] == ["suspended"], "stopping comes before saying why"
+        for one in alarms(play):
+            assert "Suspended by @rex" in play.rex.read(one)
+            assert "It works now" not in play.rex.read(one)
         await play.wanda.types(play.mail, "/smtp delete Relay")
         await play.wanda.sees_modal("Delete credential?")
         play.wanda.fills("Reason", "leaked")

@@ -1,4 +1,6 @@
-"""Indexes for names of deleted credentials, for what was just told, and for messages about a workspace, made while others write."""
+"""Indexes for names of deleted credentials, for what was just told, and for messages about a workspace, made while others write.
+
+And room for the mark of what a scanner found in `posted_messages.source_ts`."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -31,6 +33,8 @@ def upgrade() -> None:
         for name, table, columns, options in INDEXES:
             op.drop_index(name, table, if_exists=True, postgresql_concurrently=concurrently)
             op.create_index(name, table, columns, postgresql_concurrently=concurrently, **options)
+    if op.get_bind().dialect.name != "sqlite":  # SQLite keeps no lengths
+        op.alter_column("posted_messages", "source_ts", type_=sa.String(64))
 
 
 def loses(_connection: sa.Connection) -> list[str]:
