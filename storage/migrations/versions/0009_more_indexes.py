@@ -27,14 +27,14 @@ INDEXES: list[tuple[str, str, list[str], dict[str, Any]]] = [
 
 
 def upgrade() -> None:
+    with op.batch_alter_table("posted_messages") as messages:
+        messages.alter_column("source_ts", type_=sa.String(64))
     # As in step 0007.
     concurrently = op.get_bind().dialect.name != "sqlite" and not context.config.attributes["pooled"]
     with op.get_context().autocommit_block() if concurrently else nullcontext():
         for name, table, columns, options in INDEXES:
             op.drop_index(name, table, if_exists=True, postgresql_concurrently=concurrently)
             op.create_index(name, table, columns, postgresql_concurrently=concurrently, **options)
-    if op.get_bind().dialect.name != "sqlite":  # SQLite keeps no lengths
-        op.alter_column("posted_messages", "source_ts", type_=sa.String(64))
 
 
 def loses(_connection: sa.Connection) -> list[str]:
