@@ -750,6 +750,9 @@ def _keep_several(tx: Transaction, errand: Errand, where: Posted, kept: Kept) ->
     errands.finish(tx, errand.id, errands.TOLD)
 
 
+DELIVERY_LENGTH = 32  # characters
+
+
 async def hook(services: Services, errand: Errand) -> Result:
     """Tried for a day, at first after seconds, then hourly."""
     about = await services.db.read(_about, errand)
@@ -757,7 +760,8 @@ async def hook(services: Services, errand: Errand) -> Result:
         return Done("no webhook")
     content = webhook.body(about.events, about.workspace)
     url, secret, private = about.workspace.webhook_url, about.workspace.webhook_secret, services.settings.bot_webhook_private
-    sent = await webhook.send(url, secret, content, str(errand.id), services.db.clock(), private, services.trust)
+    delivery = about.events[-1].hash[:DELIVERY_LENGTH]  # numbers begin anew: errands' after a quiet week, the audit log's after a restore
+    sent = await webhook.send(url, secret, content, delivery, services.db.clock(), private, services.trust)
     if sent.taken:
         return Done()
     log.warning("webhook failed", workspace=about.workspace.slug, errand=errand.id, why=sent.word)

@@ -194,6 +194,10 @@ async def test_what_happens_is_told_without_secrets(tmp_path: Path, receiver: Re
         told = [json.loads(body) for body in receiver.bodies]
         types = ["credential.created", "credential.expiring", "credential.suspended", "credential.resumed", "credential.deleted"]
         assert [one["type"] for one in told] == types
+        await raw.sql(play.db, "DELETE FROM errands")
+        for number in range(10):
+            await play.create(play.wanda, f"Printer {number}")
+        assert len({head["x-smtp-bot-delivery"] for head in receiver.heads}) == len(types) + 10, "also once errands are forgotten"
         assert told[0] == {
             "id": told[0]["id"],
             "type": "credential.created",
