@@ -217,6 +217,21 @@ def test_a_migration_has_no_time_limit(impatient_url: str) -> None:
     assert smtp_bot(impatient_url, "db", "upgrade").exit_code == 0
 
 
+def test_mail_servers_may_read_after_an_upgrade_what_they_might_before(empty_postgres_url: str) -> None:
+    filled(empty_postgres_url)
+    role = f"Mail-{make_url(empty_postgres_url).database}"
+    may = f"SELECT has_table_privilege('{role}', view, 'SELECT') FROM unnest(ARRAY['smtp_passdb', 'smtp_passdb_previous']) AS view"
+    rows(empty_postgres_url, f'CREATE ROLE "{role}"')
+    try:
+        rows(empty_postgres_url, f'GRANT SELECT ON smtp_passdb TO "{role}"')
+        before = rows(empty_postgres_url, may)
+        assert smtp_bot(empty_postgres_url, "db", "upgrade").exit_code == 0
+        assert rows(empty_postgres_url, may) == before == [(True,), (False,)]
+    finally:
+        rows(empty_postgres_url, f'DROP OWNED BY "{role}"')
+        rows(empty_postgres_url, f'DROP ROLE "{role}"')
+
+
 def test_an_index_that_was_broken_off_is_made_again(empty_postgres_url: str) -> None:
     assert smtp_bot(empty_postgres_url, "db", "upgrade").exit_code == 0
     for _ in STEPS[STEPS.index("0007") + 1 :]:

@@ -1,6 +1,7 @@
 """The views for mail servers, as they are now; a migration that changes what they read makes them anew."""
 
 from alembic import op
+from sqlalchemy import text
 
 NOW = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
@@ -11,6 +12,10 @@ DOMAINS = {
     "postgresql": "unnest(string_to_array(w.domains, ' ')) AS d(value)",
 }
 MAY_LOG_IN = "c.state = 'active' AND w.suspended_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > {now})"
+READERS = text("""
+    SELECT CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(given.grantee)) END
+    FROM pg_class, aclexplode(relacl) AS given
+    WHERE pg_class.oid = to_regclass(:name) AND given.privilege_type = 'SELECT' AND given.grantee <> relowner""")
 WITH_WORKSPACE = "FROM credentials c JOIN workspaces w ON w.id = c.workspace_id"
 VIEWS = {
     "smtp_passdb": f"""
@@ -25,7 +30,10 @@ VIEWS = {
 
 
 def make(dialect: str) -> None:
-    """Makes the views of this release, in place of those that are there."""
+    """Makes the views of this release, in place of those that are there; who may read one may read the one in its place."""
     for name, query in VIEWS.items():
+        readers = op.get_bind().scalars(READERS, {"name": name}).all() if dialect == "postgresql" else []
         op.execute(f"DROP VIEW IF EXISTS {name}")
         op.execute(f"CREATE VIEW {name} AS {query.format(now=NOW[dialect], domains=DOMAINS[dialect])}")
+        for reader in readers:
+            op.execute(f"GRANT SELECT ON {name} TO {reader}")
