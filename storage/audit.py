@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, bindparam, select, type_coerce, update
 
 from storage import errands
-from storage.access import Action, Actor, Right, may
+from storage.access import Action, Actor, Right, Role, may
 from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, AUDIT_HEAD, OLD_HASHES, AuditEvent, Credential, Workspace, as_row, milliseconds
 from storage.passwords import CROCKFORD, ID_LENGTH, mask
@@ -369,6 +369,7 @@ def hash_of(tx: Transaction, event: int) -> str | None:
     return GENESIS if event == 0 else tx.connection.scalar(select(AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id == event))
 
 
+PRINCIPAL = re.compile(r"[UWS][A-Z0-9]{2,30}")
 USER = re.compile(r"[UW][A-Z0-9]{2,30}|shell:.*|sweep|errands")
 CREDENTIAL = re.compile(rf"[{CROCKFORD}]{{{ID_LENGTH}}}")
 
@@ -384,7 +385,7 @@ def latest(
     """The latest rows, newest first: of the workspace (None: of all), older than the row `before` and than the moment `until`.
 
     Args:
-        about: a username, a credential's id, a person, or another subject such as a channel or a slug.
+        about: a username, a credential's id, a person, a user group, or another subject such as a channel or a slug.
     """
     query = select(AUDIT_EVENTS).order_by(AUDIT_EVENTS.c.id.desc()).limit(limit)
     if before is not None:
@@ -398,7 +399,7 @@ def latest(
     # One column at a time: of each, an index has the rows in their order.
     found: dict[int, AuditEvent] = {}
     for column in _asked(about):
-        about_it = query.where(column == about)
+        about_it = query.where(column.in_(_subjects(about)) if column is AUDIT_EVENTS.c.subject else column == about)
         if workspace is not None:
             # The sum keeps a database from walking through all rows of the workspace instead; only persons have an index of both.
             about_it = about_it.where((here if column is AUDIT_EVENTS.c.user_id else here + 0) == workspace.id)
@@ -416,6 +417,11 @@ def _asked(about: str) -> list[ColumnElement[Any]]:
     elif USER.fullmatch(about):
         columns.append(AUDIT_EVENTS.c.user_id)
     return columns
+
+
+def _subjects(about: str) -> list[str]:
+    """The subjects that name it: a person or a user group also with the role that was given, taken or asked for."""
+    return [about, *(f"{about} {role}" for role in Role if PRINCIPAL.fullmatch(about))]
 
 
 def of_reference(tx: Transaction, user: str, reference: str, within: int = 1000) -> list[AuditEvent]:

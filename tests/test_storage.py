@@ -129,6 +129,17 @@ async def test_a_denied_attempt_changes_nothing_and_is_in_the_audit_log(db: Data
     )
 
 
+async def test_the_audit_log_tells_of_a_person_and_a_group_which_roles_they_were_given_and_lost(db: Database, acme: Workspace) -> None:
+    for principal in ("U0RITA", "S0ONCALL"):
+        granted = await db.change(grants.grant, by(OWNER), "T0HOME", principal, Role.READER, acme.id)
+        await db.change(grants.remove, by(OWNER), granted.id)
+        found = await db.read(audit.latest, acme, principal)
+        assert [(row.action, row.subject) for row in found] == [
+            (audit.What.UNGRANT, f"{principal} reader"),
+            (audit.What.GRANT, f"{principal} reader"),
+        ]
+
+
 async def test_the_audit_log_refuses_changes_and_verify_finds_forced_ones(db: Database, acme: Workspace) -> None:
     for number in range(5):
         await make(db, f"Printer {number}")
