@@ -728,13 +728,17 @@ def rotate(
         named = await meant(shell, [username])
         if len(named.found) != 1:
             raise NoSuchCredential(username)
-        [(one, _)] = named.found
+        [(found, _)] = named.found
+        one, workspace = await shell.db.read(credentials.get, found.id)
         key = f"{shell.origin.actor.user} {passwords.new_id()}"
         mark = lifecycle.rotation_mark(one)
-        password = passwords.generate(one.id, Style.DEVICE if one.device else Style.STANDARD)
+        device = one.device and workspace.devices_allowed
+        if one.device and not device:
+            typer.echo(f"{workspace.name} no longer allows short passwords: this one is long.", err=True)
+        password = passwords.generate(one.id, Style.DEVICE if device else Style.STANDARD)
         hasher = Hasher(read.argon2_memory_kib, read.argon2_time_cost, read.argon2_parallelism, threads=1)
         try:
-            await shell.db.change(lifecycle.begin_rotation, shell.origin, one.id, None, key, mark)
+            await shell.db.change(lifecycle.begin_rotation, shell.origin, one.id, None, key, mark, device)
             phc = await hasher.hash(password)
             typer.echo(password if to_pipe else f"New password of {one.username}, shown this once: {password}")
             sys.stdout.flush()
@@ -749,7 +753,7 @@ def rotate(
             hasher.close()
         until = timedelta(hours=old_works) if old_works else None
         try:
-            await shell.db.change(lifecycle.finish_rotation, shell.origin, one.id, key, phc, passwords.tag(password), until, one.device)
+            await shell.db.change(lifecycle.finish_rotation, shell.origin, one.id, key, phc, passwords.tag(password), until, device)
         except Refusal:
             typer.echo("That password will not work: see below.", err=True)
             raise

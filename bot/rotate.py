@@ -58,7 +58,7 @@ async def open_modal(request: Request, credential_id: str) -> None:
     lifecycle.may_rotate(credential, now)
     first_choice = await new_password.usual_channel(request, workspace.id)
     shown = facts(credential, workspace, await request.services.db.read(mail_servers.reported))
-    await request.open(rotate_modal(credential, shown, request.channel, first_choice, now))
+    await request.open(rotate_modal(credential, workspace, shown, request.channel, first_choice, now))
 
 
 ROTATING = Purpose(Action.CREATE, What.ROTATE, open_modal, OPEN_ROTATE, "Rotate…", (State.ACTIVE,))
@@ -158,13 +158,17 @@ async def open_leaked(request: Request, credential_id: str) -> None:
     await request.open(revoke.revoke_modal(request, await revoke.look_up(request, [credential.username]), leaked=True))
 
 
-def rotate_modal(credential: Credential, shown: Block, channel: str | None, first_choice: str | None, now: datetime) -> dict[str, Any]:
+def rotate_modal(
+    credential: Credential, workspace: Workspace, shown: Block, channel: str | None, first_choice: str | None, now: datetime
+) -> dict[str, Any]:
     leaked = button("It leaked: revoke it…", OPEN_LEAKED, OnCredential(credential=credential.id, channel=channel).encode(), style="danger")
     options = {value: option(label, value) for value, (label, _) in OVERLAPS.items()}
     overlap = {"type": "static_select", "options": list(options.values()), "initial_option": options[USUAL]}
     rows: list[Block] = [line(bold(LEAKED)), actions(leaked), shown]
     if lifecycle.has_old_password(credential, now) and credential.previous_until:
         rows.append(line("The password before still works until ", when(credential.previous_until), ". It stops when you rotate again."))
+    if credential.device and not workspace.devices_allowed:
+        rows.append(line("Its password is a short one, which ", bold(workspace.name), " no longer allows. The new one is long."))
     return modal(
         "Rotate password",
         [
@@ -172,7 +176,7 @@ def rotate_modal(credential: Credential, shown: Block, channel: str | None, firs
             field("Old password", "overlap", overlap, "Enter the new password in every app before the old one stops."),
             new_password.channel_field("The new password is shown there, only to you.", first_choice),
             new_password.recipe_field(),
-            new_password.device_field(ticked=credential.device),
+            *([new_password.device_field(ticked=credential.device)] if workspace.devices_allowed else []),
             foot("You'll see the new password once. Nobody can look it up later. The username stays the same."),
         ],
         ROTATE,

@@ -192,6 +192,15 @@ def test_rotate_prints_the_password_once_and_never_into_a_pipe_by_mistake(store:
         "name": "Relay",
     }
     assert password not in found.output
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as short:
+        short.execute("UPDATE credentials SET device = 1")
+        short.commit()
+    assert len(smtp_bot(url, "rotate", first, "--to-pipe", **quick).stdout.strip()) == 20
+    assert smtp_bot(url, "workspace", "policy", "acme", "--no-devices").exit_code == 0
+    long = smtp_bot(url, "rotate", first, "--to-pipe", **quick)
+    assert len(long.stdout.strip()) > 20
+    assert passwords.parse(long.stdout.strip())
+    assert "acme no longer allows short passwords" in long.stderr
     assert smtp_bot(url, "whois", "smtp-acme-00000000").exit_code == 1
     assert smtp_bot(url, "rotate", "smtp-acme-00000000", "--to-pipe").stdout == ""
 
@@ -369,7 +378,7 @@ async def test_an_export_that_follows_ends_when_it_is_told_to(tmp_path: Path) ->
             process.kill()
 
 
-def test_what_a_restore_brought_back_is_revoked_from_the_shell(tmp_path: Path) -> None:
+def test_what_a_reshortbrought_back_is_revoked_from_the_shell(tmp_path: Path) -> None:
     path, journal = tmp_path / "bot.db", tmp_path / "smtp-bot.journal"
     url = f"sqlite:///{path}"
 

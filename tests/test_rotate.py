@@ -9,11 +9,12 @@ import pytest
 from bot import sweep
 from sandbox.people import Person
 from sandbox.slack import Fault
-from storage import credentials, grants, lifecycle, workspaces
+from storage import credentials, grants, lifecycle, policy, workspaces
 from storage.access import Actor, Role
 from storage.audit import Origin, Surface
 from storage.database import OutcomeUnknown
 from storage.models import Credential
+from storage.policy import Policy
 from storage.refusals import RotationEnded
 from tests import raw
 from tests.stage import BY_TEST, Stage, password_in
@@ -166,6 +167,16 @@ async def test_a_device_keeps_a_short_password(play: Stage) -> None:
     assert len(await rotate(play, play.wanda)) == 20
     credential = await the_one(play)
     assert None not in (credential.password_tag, credential.previous_tag)
+    await play.db.change(policy.change, BY_TEST, credential.workspace_id, Policy(devices_allowed=False))
+    await open_rotation(play, play.wanda)
+    modal = play.wanda.screen()
+    assert "no longer allows" in modal
+    assert "Short password for a printer" not in modal
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Password rotated")
+    await play.wanda.closes()
+    await play.settled()
+    assert not (await the_one(play)).device
 
 
 async def test_of_two_who_rotate_at_once_one_reads_who_was_first(play: Stage) -> None:
