@@ -151,7 +151,7 @@ def here(workspace: Workspace, standing: Standing) -> list[Block]:
     buttons += anywhere(standing.allowed)
     if Action.ADMINISTER in allowed:
         buttons.append(button("Set up this channel", OPEN_SETUP))
-    rows = [line("This channel manages SMTP credentials in ", bold(workspace.name), ".")]
+    rows = [line("This channel manages SMTP credentials in ", bold(workspace.name), "."), *texts.all_refused(workspace)]
     rows += [actions(*buttons)] if buttons else []
     return [*rows, line(*texts.role_sentence(standing.held, workspace, standing.admins))]
 

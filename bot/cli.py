@@ -43,7 +43,7 @@ from storage.names import USERNAME
 from storage.passwords import Hasher, Style
 from storage.past import Past
 from storage.policy import Policy
-from storage.refusals import NoSuchCredential, NoSuchWorkspace, Refusal
+from storage.refusals import NoSuchCredential, NoSuchWorkspace, ReasonRequired, Refusal
 from storage.typed import FOUND_MAX, TEXT_MAX, login_name, our_username
 from storage.typed import read as read_typed
 
@@ -73,6 +73,7 @@ LINE_MAX = 10_000  # characters of a log's line that are read
 MOST_ROWS = 2**63 - 1
 HASH = re.compile(r"[0-9a-f]{64}")
 MENTION = re.compile(r"<[@#!](?:subteam\^)?([A-Z0-9]+)(?:\|[^>]*)?>")
+CHANNEL = re.compile(r"[CG][A-Z0-9]{2,30}")
 GENESIS_HEAD = audit.Head(0, audit.GENESIS)
 
 
@@ -508,7 +509,7 @@ def channel_unmap(channel: str) -> None:
 
 
 def _check_channel(channel: str) -> None:
-    if channel[:1] not in ("C", "G") or not channel.isalnum() or not channel.isupper():
+    if not CHANNEL.fullmatch(channel):
         raise typer.BadParameter("a channel id looks like C0123ABCDEF (channel details, at the bottom)", param_hint="CHANNEL")
 
 
@@ -574,12 +575,13 @@ def list_credentials(slug: Annotated[str | None, typer.Argument()] = None, as_js
     async def work(shell: Shell) -> None:
         chosen = [await shell.workspace(slug)] if slug else await shell.db.read(workspaces.all_of_them)
         if not as_json:
-            heading(("WORKSPACE", 16), ("USERNAME", 27), ("CREATED", 17), ("LAST USED", 16), ("STATE", 9), ("NAME", 4))
+            heading(("WORKSPACE", 16), ("USERNAME", 27), ("CREATED", 17), ("LAST USED", 16), ("EXPIRES", 10), ("STATE", 19), ("NAME", 4))
+        now = shell.db.clock()
         for workspace in chosen:
             page = await shell.db.read(listing.page, workspace, Order.OLDEST, size=ROWS)
             while True:
                 for row in page.rows:
-                    typer.echo(json.dumps(_credential(row, workspace)) if as_json else _credential_line(row, workspace))
+                    typer.echo(json.dumps(_credential(row, workspace, now)) if as_json else _credential_line(row, workspace, now))
                 if page.next is None:
                     break
                 page = await shell.db.read(listing.page, workspace, Order.OLDEST, place=page.next, size=ROWS)
@@ -599,7 +601,7 @@ def export(slug: Slug = None, everywhere: All = False, as_csv: Csv = False) -> N
             after = ""
             while some := await shell.db.read(_exported, workspace.id, after):
                 after = some[-1].id
-                rows = [_whole(one, workspace) for one in some]
+                rows = [_whole(one, workspace, shell.db.clock()) for one in some]
                 if as_csv:
                     table(list(rows[0]) if first else [], [list(row.values()) for row in rows])
                 else:
@@ -674,15 +676,18 @@ def each(
             except Refusal as refusal:
                 failed = True
                 result = {"username": one.username, done: False, "cause": refusal.cause}
-                lines.append((json.dumps(result) if as_json else f"{one.username}: {flat(sentence(refusal, '/smtp'))}", True))
+                said = flat(sentence(refusal, "/smtp")) + (" Add --reason WHY." if isinstance(refusal, ReasonRequired) else "")
+                lines.append((json.dumps(result) if as_json else f"{one.username}: {said}", True))
             except BaseException:
                 for said, wrong in lines:
                     typer.echo(said, err=wrong and not as_json)
                 raise
             else:
                 result = {"username": credential.username, done: True, "workspace": workspace.slug}
-                told = json.dumps(result) if as_json else f"{credential.username}: {done} ({credential.name}, {workspace.slug})"
-                lines.append((told, False))
+                told = f"{credential.username}: {done} ({credential.name}, {workspace.slug})"
+                if credential.state == State.ACTIVE and (stopped := _stopped(credential, workspace, shell.db.clock())):
+                    told += f", but it stays refused: {stopped}"
+                lines.append((json.dumps(result) if as_json else told, False))
         named.say_cut()
         for word in named.unknown:
             result = {"username": word, done: False, "cause": NoSuchCredential.cause}
@@ -764,7 +769,9 @@ def rotate(
             look = f"Whether that password works is not known. Look: smtp-bot audit --about {one.username}"
             typer.echo("That password will not work: nothing changed." if undone else look, err=True)
             raise
-        typer.echo(f"It works. The old one {f'goes on for {old_works} hours' if until else 'no longer does'}.", err=True)
+        stopped = _stopped(one, workspace, shell.db.clock())
+        works = f"It will work when that ends: {stopped}." if stopped else "It works."
+        typer.echo(f"{works} The old one {f'goes on for {old_works} hours' if until else 'no longer does'}.", err=True)
 
     with_store(work)
 
@@ -780,16 +787,17 @@ def whois(
         named = await meant(shell, text)
         slugs = {one.id: one for one in await shell.db.read(workspaces.all_of_them)}
         for credential, standing in named.found:
-            row = _whole(credential, slugs[credential.workspace_id]) | ({"password": standing.value} if standing else {})
+            row = _whole(credential, slugs[credential.workspace_id], shell.db.clock()) | ({"password": standing.value} if standing else {})
             if as_json:
                 typer.echo(json.dumps(row))
                 continue
             typer.secho(credential.username, bold=True)
             for title, value in row.items():
-                if value is not None and title != "username":
-                    typer.echo(f"  {title:<18} {value}")
+                if value not in (None, False) and title != "username":
+                    typer.echo(f"  {title:<19} {'yes' if value is True else value}")
             if standing in (Standing.LIVE, Standing.PREVIOUS):
-                typer.secho(f"  You gave its password, which works: smtp-bot revoke {credential.username}", fg=typer.colors.RED)
+                works = "" if _stopped(credential, slugs[credential.workspace_id], shell.db.clock()) else ", which works"
+                typer.secho(f"  You gave its password{works}: smtp-bot revoke {credential.username}", fg=typer.colors.RED)
         for word in named.unknown:
             typer.echo(f"{word}: No credential has that username.", err=True)
         named.say_cut()
@@ -997,7 +1005,7 @@ def _write_state(path: Path, head: audit.Head) -> None:
         fail(f"{path}: it can't be written ({error.strerror}). The rows up to {head.event} were exported.")
 
 
-def _credential(row: Listed | Credential, workspace: Workspace) -> dict[str, Any]:
+def _credential(row: Listed | Credential, workspace: Workspace, now: datetime) -> dict[str, Any]:
     return {
         "workspace": workspace.slug,
         "name": row.name,
@@ -1010,18 +1018,31 @@ def _credential(row: Listed | Credential, workspace: Workspace) -> dict[str, Any
         "last_used_from": row.last_used_from,
         "last_used_service": row.last_used_service,
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+        "expired": lifecycle.has_expired(row, now),
+        "workspace_suspended": workspace.suspended_at is not None,
     }
 
 
-def _whole(row: Credential, workspace: Workspace) -> dict[str, Any]:
+def _whole(row: Credential, workspace: Workspace, now: datetime) -> dict[str, Any]:
     deleted_at = row.deleted_at.isoformat() if row.deleted_at else None
-    return _credential(row, workspace) | {"device": row.device, "deleted_at": deleted_at, "deleted_by": row.deleted_by}
+    return _credential(row, workspace, now) | {"device": row.device, "deleted_at": deleted_at, "deleted_by": row.deleted_by}
 
 
-def _credential_line(row: Listed, workspace: Workspace) -> str:
+def _credential_line(row: Listed, workspace: Workspace, now: datetime) -> str:
     used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
-    state = typer.style(f"{row.state:<9}", fg=typer.colors.YELLOW if row.state == State.SUSPENDED else None)
-    return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16} {state} {row.name}"
+    expires = f"{row.expires_at:%Y-%m-%d}" if row.expires_at else "never"
+    stopped = _stopped(row, workspace, now)
+    state = typer.style(f"{stopped or row.state:<19}", fg=typer.colors.YELLOW if stopped else None)
+    return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16} {expires:<10} {state} {row.name}"
+
+
+def _stopped(row: Listed | Credential, workspace: Workspace, now: datetime) -> str | None:
+    """Why mail servers refuse it; None when they don't."""
+    if row.state != State.ACTIVE:
+        return row.state
+    if workspace.suspended_at is not None:
+        return "workspace suspended"
+    return "expired" if lifecycle.has_expired(row, now) else None
 
 
 def _event(event: AuditEvent) -> dict[str, Any]:

@@ -133,12 +133,13 @@ async def deliver(
     modal = None if closed else (request.view or {})["id"]
     head = line("New SMTP credential for ", bold(workspace.name), ": ", bold(credential.name))
     summary = "Your new SMTP credential is ready. Open Slack to copy its password."
+    remarks = texts.all_refused(workspace)
     new = NewPassword(
         credential,
         style,
         channel,
         new_password.response_url(request),
-        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, (), recipe),
+        message=lambda password: new_password.password_message(settings, credential, channel, password, head, summary, remarks, recipe),
         accept=lambda phc, tag: db.change(credentials.activate, origin, credential.id, phc, tag, modal),
         accepted=lambda phc: db.look(lifecycle.works_with, credential.id, phc),
     )
@@ -163,7 +164,7 @@ def create_modal(workspace: Workspace | None, name: str, channel: str | None, fi
     return modal(
         "New SMTP credential",
         [
-            *([line("A credential for ", bold(workspace.name), ".")] if workspace else []),
+            *([line("A credential for ", bold(workspace.name), "."), *texts.all_refused(workspace)] if workspace else []),
             field("Name", "name", name_input, "Name the app or device that will use it, so your team can recognize it later."),
             new_password.channel_field(where, first_choice),
             *expiry.fields(expiry.NEVER, workspace.longest_days if workspace else None),

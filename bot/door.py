@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 handled = Counter("smtp_bot_requests_total", "Requests from Slack", ["surface", "outcome"])
+for _surface in (Surface.COMMAND, Surface.HOME, Surface.MODAL, Surface.BUTTON):
+    for _outcome in ("done", "refused", "failed"):
+        handled.labels(_surface, _outcome)  # begins at 0: a rate sees the first burst only so
 took = Histogram("smtp_bot_request_seconds", "From the request's arrival to the end of its handling", ["surface"])
 
 

@@ -178,6 +178,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
         wanted = InHome(workspace=workspace.id)
     right = shown.held[0]
     rows: list[Block] = [header("SMTP credentials"), top(shown.visible, workspace, right, shown.connected)]
+    rows += texts.all_refused(workspace)
     if workspace.credential_count:
         rows += [search_field(workspace, wanted.words, searched_password), filters(wanted, shown.reported)]
     if searched_password:

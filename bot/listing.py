@@ -160,7 +160,7 @@ def draw(
     if not page.total:
         return [line("Nothing in ", bold(workspace.name), f' matches "{wanted.words}". Try ', code(f"{command} list"), " to see them all.")]
     title = f"SMTP credentials in {workspace.name} ({texts.total(page)})"
-    rows = [header(title[:150])]
+    rows = [header(title[:150]), *texts.all_refused(workspace)]
     if wanted.words:
         rows.append(line(f'Those that match "{wanted.words}".'))
     rows += [*drawn, DIVIDER, actions(*_buttons(page, wanted), *create)]

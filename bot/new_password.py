@@ -49,6 +49,11 @@ class Outcome(StrEnum):
     """It may have been shown; it does not work."""
 
 
+for _way in ("response_url", "chat.postEphemeral"):
+    for _outcome in Outcome:
+        handovers.labels(_way, _outcome)  # begins at 0: a rate sees the first burst only so
+
+
 @dataclass(frozen=True)
 class NewPassword:
     """A password on its way, and how it is to be shown and to be made to count."""

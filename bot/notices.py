@@ -70,7 +70,7 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
             else:
                 rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
         case What.RESUME:
-            rows = [line(by, " resumed ", *_named(changed[0], workspace), " It works again with the same password.")]
+            rows = [line(by, " resumed ", *_named(changed[0], workspace), " ", *_works_again(changed[0], workspace, event.at))]
         case What.SUSPEND_ALL:
             rows = [
                 line(by, " suspended all SMTP credentials in ", bold(workspace.name), "."),
@@ -78,6 +78,7 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
             ]
         case What.RESUME_ALL:
             rows = [line(by, " resumed the SMTP credentials in ", bold(workspace.name), ". They work again with the same passwords.")]
+            rows.append(line("Those that are suspended one by one, or have expired, stay refused."))
         case What.REVOKE_ALL:
             rows = [
                 line(by, f" revoked all {event.subject} SMTP credentials in ", bold(workspace.name), "."),
@@ -106,7 +107,7 @@ def suspension(drawn: Suspension) -> list[Block]:
     if last is not None:
         match What(last.action):
             case What.RESUME:
-                return [*rows, line(*_by(last), ": it works again with the same password.")]
+                return [*rows, line(*_by(last), ". ", *_works_again(credential, drawn.workspace, last.at))]
             case What.DELETE:
                 return [*rows, line(*_by(last), ".")]
             case _:
@@ -115,6 +116,14 @@ def suspension(drawn: Suspension) -> list[Block]:
     if credential.delete_at:
         rows.append(line("It will be deleted unless somebody resumes it by ", when(credential.delete_at), "."))
     return [*rows, actions(button("Resume…", OPEN_RESUME, OnCredential(credential=credential.id).encode()))]
+
+
+def _works_again(credential: Credential, workspace: Workspace, now: datetime) -> list[Piece]:
+    if workspace.suspended_at is not None:
+        return ["All of ", bold(workspace.name), " is suspended, so mail servers refuse it until an admin resumes that."]
+    if has_expired(credential, now):
+        return ["It has expired, so mail servers refuse it until somebody extends it."]
+    return ["It works again with the same password."]
 
 
 def _by(last: AuditEvent, again: str = "") -> list[Piece]:

@@ -112,7 +112,7 @@ async def deliver(
     channel, key = credential.rotation_in or "", credential.rotation_key or ""
     head = line("New password for ", bold(credential.name), " in ", bold(workspace.name))
     summary = "A new password is ready. Open Slack to copy it."
-    remarks = [line(f"The old password: {words.lower()}.")]
+    remarks = [line(f"The old password: {words.lower()}."), *texts.all_refused(workspace)]
     new = NewPassword(
         credential,
         style,
@@ -164,7 +164,7 @@ def rotate_modal(
     leaked = button("It leaked: revoke it…", OPEN_LEAKED, OnCredential(credential=credential.id, channel=channel).encode(), style="danger")
     options = {value: option(label, value) for value, (label, _) in OVERLAPS.items()}
     overlap = {"type": "static_select", "options": list(options.values()), "initial_option": options[USUAL]}
-    rows: list[Block] = [line(bold(LEAKED)), actions(leaked), shown]
+    rows: list[Block] = [line(bold(LEAKED)), actions(leaked), shown, *texts.all_refused(workspace)]
     if lifecycle.has_old_password(credential, now) and credential.previous_until:
         rows.append(line("The password before still works until ", when(credential.previous_until), ". It stops when you rotate again."))
     if credential.device and not workspace.devices_allowed:

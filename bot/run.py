@@ -31,7 +31,7 @@ from bot.slack import Away, Installation, Ok, Refused, Reply, Slack
 from bot.socket_mode import SocketMode, pauses
 from storage import workspaces
 from storage.connecting import Unusable
-from storage.database import Clock, Database, Schema, Unavailable, utc_now
+from storage.database import Clock, Database, Schema, Trouble, Unavailable, utc_now
 from storage.journal import Journal
 from storage.passwords import Hasher
 from storage.past import Past
@@ -63,6 +63,8 @@ SCHEMAS = {
 log = structlog.get_logger(__name__)
 slack_connected = Gauge("smtp_bot_slack_connected", "1 while Slack can reach the bot: over the WebSocket, or by HTTP once it serves")
 database_errors = Counter("smtp_bot_database_errors_total", "What the database was asked and did not do", ["trouble"])
+for _trouble in Trouble:
+    database_errors.labels(_trouble.value)  # begins at 0: a rate sees the first one only so
 T = TypeVar("T")
 
 
@@ -94,6 +96,8 @@ async def open_database(settings: Settings, clock: Clock = utc_now, make: bool =
             raise StartError(f"DATABASE_URL: {SCHEMAS[schema]}")
     except Unusable as error:
         await db.close()
+        if error.passes:
+            database_errors.labels(Trouble.AWAY.value).inc()
         raise (NotYet if error.passes else StartError)(f"DATABASE_URL: {error}") from None
     except BaseException:
         await db.close()

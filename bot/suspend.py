@@ -12,7 +12,7 @@ from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
-from bot import blocks, impact
+from bot import blocks, impact, texts
 from bot.blocks import Block, Piece, bold, button, code, field, line, modal, option, principal, when
 from bot.codec import OnCredential
 from bot.door import Answer, Door, Request, notice, update
@@ -22,7 +22,7 @@ from bot.target import Purpose, allowed, pressed, presser, register_picker, subm
 from storage import lifecycle, mail_servers
 from storage.access import Action
 from storage.audit import What
-from storage.models import Credential, State
+from storage.models import Credential, State, Workspace
 from storage.refusals import AlreadyDeleted, IsSuspended, NotSuspended
 
 OPEN_SUSPEND = "open_suspend"
@@ -76,13 +76,13 @@ async def open_resume(request: Request, credential_id: str) -> None:
         raise NotSuspended(credential.name)
     db = request.services.db
     shown = facts(credential, workspace, await db.read(mail_servers.reported))
-    await request.open(resume_modal(credential, shown, request.channel, db.clock()))
+    await request.open(resume_modal(credential, workspace, shown, request.channel, db.clock()))
 
 
 async def submit_resume(request: Request) -> Answer:
     credential_id, origin = await submitted(request)
-    credential, _ = await request.services.db.change(lifecycle.resume, origin, credential_id)
-    return Answer(update(resumed_view(credential, request.services.db.clock())))
+    credential, workspace = await request.services.db.change(lifecycle.resume, origin, credential_id)
+    return Answer(update(resumed_view(credential, workspace, request.services.db.clock())))
 
 
 # --- one press ---
@@ -141,7 +141,7 @@ def suspended_view(credential: Credential, proof: Block | None = None) -> dict[s
     return notice([*rows, *([proof] if proof else [])], "Credential suspended")
 
 
-def resume_modal(credential: Credential, shown: Block, channel: str | None, now: datetime) -> dict[str, Any]:
+def resume_modal(credential: Credential, workspace: Workspace, shown: Block, channel: str | None, now: datetime) -> dict[str, Any]:
     by: list[Piece] = [principal(credential.suspended_by or ""), " suspended it"]
     if credential.suspended_at:
         by += [" (", when(credential.suspended_at), ")"]
@@ -149,6 +149,7 @@ def resume_modal(credential: Credential, shown: Block, channel: str | None, now:
         line(bold("The same password works again. If it may have leaked, don't resume: delete the credential.")),
         shown,
         line(*by, "."),
+        *texts.all_refused(workspace),
     ]
     if lifecycle.has_expired(credential, now) and credential.expires_at:
         rows.append(line("It expired (", when(credential.expires_at), "), so it stays refused until you also extend it."))
@@ -162,8 +163,10 @@ def resume_modal(credential: Credential, shown: Block, channel: str | None, now:
     )
 
 
-def resumed_view(credential: Credential, now: datetime) -> dict[str, Any]:
+def resumed_view(credential: Credential, workspace: Workspace, now: datetime) -> dict[str, Any]:
     said = line("Resumed ", bold(credential.name), " (", code(credential.username), "). Apps that use it can send mail again.")
     if lifecycle.has_expired(credential, now):
         said = line("Resumed ", bold(credential.name), ". It has expired, so it stays refused until you extend it.")
-    return notice([said], "Credential resumed")
+    elif workspace.suspended_at is not None:
+        said = line("Resumed ", bold(credential.name), ", but not its mail workspace:")
+    return notice([said, *texts.all_refused(workspace)], "Credential resumed")

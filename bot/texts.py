@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bot.acts import ACTS
-from bot.blocks import Piece, bold, code, flat, people, principal, when
+from bot.blocks import Block, Piece, bold, code, flat, line, people, principal, when
 from storage.access import STRONGEST_FIRST, TABLE, WEAKEST, Action, Right, Role, Standing
 from storage.audit import What
 from storage.database import OutcomeUnknown, Trouble, Unavailable
@@ -301,6 +301,8 @@ def sentence(refusal: Refusal, command: str, owners: Sequence[str] = ()) -> list
             return [EXPIRIES[refusal.problem]]
         case NotDue():
             return ["That was already done. Nothing changed."]
+        case NoSuchGrant() if refusal.held:
+            return [f"There is no such role. It is {', '.join(refusal.held)}. Nothing changed."]
         case NoSuchGrant():
             return ["That role was already removed. Nothing changed."]
         case PrincipalInvalid():
@@ -375,6 +377,23 @@ def in_field(refusal: Refusal, command: str) -> str:
 def held(role: str) -> Role | Standing:
     """The role or standing with this name."""
     return next(one for one in STRONGEST_FIRST if one.value == role)
+
+
+def all_refused(workspace: Workspace) -> list[Block]:
+    """What stands with whatever else says that a credential works: nothing, unless all of its mail workspace is suspended."""
+    if workspace.suspended_at is None:
+        return []
+    by, at = principal(workspace.suspended_by or ""), when(workspace.suspended_at)
+    return [
+        line(
+            bold(workspace.name),
+            " is suspended, by ",
+            by,
+            " (",
+            at,
+            "). Mail servers refuse all its credentials until an admin resumes it.",
+        )
+    ]
 
 
 def role_sentence(held: Sequence[Right], workspace: Workspace, admins: Sequence[str]) -> list[Piece]:

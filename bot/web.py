@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 build = Info("smtp_bot_build", "The release that runs")
 build.info({"version": release(), "python": platform.python_version()})
 refused = Counter("smtp_bot_http_refused_total", "HTTP requests refused before Bolt saw them", ["why"])
+for _why in ("length", "too_large", "timestamp", "age", "signature", "encoding", "body"):
+    refused.labels(_why)  # begins at 0: a rate sees the first burst only so
 
 Ready = Callable[[], Awaitable[str | None]]
 """None when the bot can serve, else what is wrong."""

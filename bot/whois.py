@@ -22,6 +22,7 @@ from storage.access import Action, Actor
 from storage.audit import Origin, What, record_refusal
 from storage.database import Transaction
 from storage.leaks import Standing
+from storage.lifecycle import has_expired
 from storage.models import Credential, State, Workspace
 from storage.queue import Act
 from storage.refusals import NoSuchCredential, PersonBarred
@@ -196,7 +197,7 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
     credential = known.credential
     stops = impact.in_use(credential, known.traffic, now, unused_days) if credential.state == State.ACTIVE else None
     rows = [impact.facts(credential, known.workspace, known.traffic.reported, stops)]
-    states = [_state(known)]
+    states = [_state(known, now)]
     if credential.expires_at and credential.state != State.DELETED:
         states.append([bold("Expires  "), when(credential.expires_at)])
     if credential.previous_until and credential.previous_until > now:
@@ -209,7 +210,10 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
     rows.append(lines(*states))
     leaked = credential.id in token.pasted
     if leaked and credential.state == State.ACTIVE:
-        rows.append(line(bold("You pasted its password. It works now, so treat it as leaked.")))
+        refused = known.workspace.suspended_at is not None or has_expired(credential, now)
+        rows.append(
+            line(bold("You pasted its password" + (": treat it as leaked." if refused else ". It works now, so treat it as leaked.")))
+        )
     if known.queued and (known.queued.answered or known.queued.silent):
         rows.append(line(bold("Queued mail  "), *queue.said(known.queued), "."))
     offers = _offers(known, token, leaked, now)
@@ -218,7 +222,7 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
     return rows + _others(known)
 
 
-def _state(known: Known) -> list[Piece]:
+def _state(known: Known, now: datetime) -> list[Piece]:
     credential = known.credential
     match State(credential.state):
         case State.DELETED if credential.deleted_at:
@@ -231,6 +235,8 @@ def _state(known: Known) -> list[Piece]:
             return [bold("State  "), "being created"]
         case _ if known.workspace.suspended_at:
             return [bold("State  "), "all credentials of this mail workspace are suspended"]
+        case _ if has_expired(credential, now):
+            return [bold("State  "), "expired: mail servers refuse it"]
     return [bold("State  "), "active"]
 
 

@@ -69,6 +69,8 @@ def _open(config: AuthdConfig) -> Sockets:
     if HTTP not in sockets and config.http:
         rest, _, port = config.http.rpartition(":")
         many = config.workers if config.http.startswith("tcp:") and port.isdigit() and port != "0" else 1
+        if many > 1 and int(port) + many - 1 > 65535:
+            raise ListenError(f"AUTHD_HTTP: {many} workers need {many} ports from {port} on, and 65535 is the last. Choose a lower one.")
         addresses = [f"{rest}:{int(port) + number}" for number in range(many)] if many > 1 else [config.http]
         sockets[HTTP] = [listen(address, "AUTHD_HTTP", config.group) for address in addresses]
     if HTTP in sockets and len(sockets[HTTP]) < config.workers:

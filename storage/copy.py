@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, func, insert, select, text
+from sqlalchemy.exc import DataError, IntegrityError
 
 from storage import audit
 from storage.connecting import Unusable
@@ -49,7 +50,12 @@ def _all(reading: Connection, writing: Connection, target: Database, progress: P
     for table in METADATA.sorted_tables:
         counts[table.name] = 0
         for rows in _batches(reading, table):
-            writing.execute(insert(table), rows)
+            try:
+                writing.execute(insert(table), rows)
+            except (DataError, IntegrityError) as error:
+                raise Unusable(
+                    f"the target does not take a row of {table.name}: {error.orig}. Nothing was copied.".replace("\n", " ")
+                ) from None
             counts[table.name] += len(rows)
             if counts[table.name] % (10 * BATCH) == 0:
                 progress(f"{table.name}: {counts[table.name]}")

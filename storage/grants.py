@@ -13,6 +13,8 @@ from storage.refusals import NoSuchGrant, PrincipalInvalid
 from storage.workspaces import by_id
 
 PRINCIPAL = re.compile(r"[UWS][A-Z0-9]{2,30}")  # a Slack user (U, W) or user group (S)
+HELD_MAX = 20
+"""Of the roles elsewhere, so many are named."""
 
 
 def grant(tx: Transaction, origin: Origin, team: str, principal: str, role: Role, workspace_id: int | None) -> RoleGrant:
@@ -70,7 +72,9 @@ def held(tx: Transaction, team: str, principal: str, workspace_id: int | None) -
     query = select(ROLE_GRANTS).where(ROLE_GRANTS.c.team_id == team, ROLE_GRANTS.c.principal == principal, here)
     row = tx.connection.execute(query).one_or_none()
     if row is None:
-        raise NoSuchGrant
+        roles = select(ROLE_GRANTS.c.role, WORKSPACES.c.slug).join_from(ROLE_GRANTS, WORKSPACES, isouter=True)
+        roles = roles.where(ROLE_GRANTS.c.team_id == team, ROLE_GRANTS.c.principal == principal).order_by(ROLE_GRANTS.c.id).limit(HELD_MAX)
+        raise NoSuchGrant([f"{role} of {slug or 'all workspaces'}" for role, slug in tx.connection.execute(roles)])
     return as_row(RoleGrant, row)
 
 

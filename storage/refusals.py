@@ -339,6 +339,11 @@ class NotDue(Refusal):
 class NoSuchGrant(Refusal):
     cause = "no_such_grant"
 
+    def __init__(self, held: Sequence[str] = ()) -> None:
+        """held: the roles that the principal has elsewhere, each with its place: "reader of acme"."""
+        super().__init__()
+        self.held = held
+
 
 class PrincipalInvalid(Refusal):
     cause = "principal_invalid"

@@ -70,7 +70,8 @@ def test_on_the_day_slack_is_down(empty_database_url: str) -> None:
     assert (again.exit_code, again.stdout) == (1, "")
     assert "There already is a workspace" in again.stderr
     assert run("channel", "map", "C0MAIL", "acme").exit_code == 0
-    assert run("channel", "map", "#mail", "acme").exit_code == 2
+    for absurd in ("#mail", "c0mail", "C", "CÄÖ", "C0MAIL ", "C" + "0" * 31):
+        assert run("channel", "map", absurd, "acme").exit_code == 2
     assert run("grant", "U0WANDA", "writer", "acme").stdout == "U0WANDA is writer of acme.\n"
     assert run("grant", "wanda", "writer", "acme").exit_code == 2
     forgotten = run("grant", "U0WANDA", "admin")
@@ -205,6 +206,39 @@ def test_rotate_prints_the_password_once_and_never_into_a_pipe_by_mistake(store:
     assert smtp_bot(url, "rotate", "smtp-acme-00000000", "--to-pipe").stdout == ""
 
 
+def test_what_is_refused_is_not_listed_as_active(store: tuple[str, list[str]]) -> None:
+    url, (first, second) = store
+
+    def run(*arguments: str) -> list[str]:
+        return smtp_bot(url, *arguments).stdout.splitlines()
+
+    def stands() -> list[tuple[bool, bool]]:
+        return [(one["expired"], one["workspace_suspended"]) for one in map(json.loads, run("list", "--json"))]
+
+    assert stands() == [(False, False), (False, False)]
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as past:
+        past.execute("UPDATE credentials SET expires_at = 1767312000000 WHERE username = ?", (first,))
+        past.commit()
+    rows = run("list")
+    assert ["2026-01-02 expired" in row for row in rows if "smtp-" in row] == [True, False]
+    assert stands() == [(True, False), (False, False)]
+    assert run("suspend", first) == [f"{first}: suspended (Relay, acme)"]
+    assert run("resume", first) == [f"{first}: resumed (Relay, acme), but it stays refused: expired"]
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as past:
+        past.execute("UPDATE workspaces SET suspended_at = 1767312000000, suspended_by = 'U0ADAM'")
+        past.commit()
+    run("suspend", second)
+    assert run("resume", second) == [f"{second}: resumed (=Printer, acme), but it stays refused: workspace suspended"]
+    assert stands() == [(True, True), (False, True)]
+    assert sum("workspace suspended" in row for row in run("list")) == 2
+    assert any(row.split() == ["workspace_suspended", "yes"] for row in run("whois", second))
+    quick = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
+    rotated = smtp_bot(url, "rotate", second, "--to-pipe", **quick)
+    assert rotated.stderr.startswith("It will work when that ends: workspace suspended.")
+    given = CliRunner().invoke(cli, ["whois", "-"], input=rotated.stdout, env={"DATABASE_URL": url})
+    assert "You gave its password: smtp-bot revoke" in given.stdout
+
+
 def test_roles_channels_and_workspaces_come_and_go(store: tuple[str, list[str]]) -> None:
     url, _ = store
 
@@ -224,7 +258,10 @@ def test_roles_channels_and_workspaces_come_and_go(store: tuple[str, list[str]])
     ]
     assert "U0WANDA" in run("access", "review")
     assert run("ungrant", "S0ONCALL", "--all") == "S0ONCALL is no longer responder of all workspaces.\n"
-    assert smtp_bot(url, "ungrant", "S0ONCALL", "--all").exit_code == 1
+    missed = smtp_bot(url, "ungrant", "U0WANDA", "--all")
+    assert (missed.exit_code, missed.stderr) == (1, "There is no such role. It is writer of acme. Nothing changed.\n")
+    missed = smtp_bot(url, "ungrant", "S0ONCALL", "--all")
+    assert (missed.exit_code, missed.stderr) == (1, "That role was already removed. Nothing changed.\n")
     assert run("channel", "unmap", "C0MAIL") == "C0MAIL no longer manages acme.\n"
     assert smtp_bot(url, "channel", "unmap", "C0MAIL").exit_code == 1
     assert run("workspace", "rename", "acme", "Acme Inc.") == "acme is called Acme Inc..\n"
@@ -543,3 +580,17 @@ def test_a_port_that_is_none(port: str) -> None:
     for option in ("--port", "--mail-port"):
         refused = smtp_bot("", "demo", option, port)
         assert (refused.exit_code, f"Invalid value for '{option}'" in refused.stderr) == (2, True)
+
+
+def test_workers_whose_ports_do_not_fit_are_named(tmp_path: Path) -> None:
+    at = {"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}", "AUTHD_HTTP": "tcp:65535"}
+    refused = smtp_bot(sqlite_store(tmp_path / "bot.db"), "authd", "--workers", "2", **at)
+    assert (refused.exit_code, "AUTHD_HTTP: 2 workers need 2 ports from 65535 on" in refused.stderr) == (1, True)
+
+
+def test_a_reason_that_a_workspace_demands_is_asked_for_as_an_option(store: tuple[str, list[str]]) -> None:
+    url, (first, _) = store
+    smtp_bot(url, "workspace", "policy", "acme", "--reason")
+    refused = smtp_bot(url, "revoke", first)
+    assert (refused.exit_code, "Add --reason WHY." in refused.stderr) == (1, True)
+    assert smtp_bot(url, "revoke", first, "--reason", "leaked").exit_code == 0

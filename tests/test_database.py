@@ -349,6 +349,23 @@ async def test_a_store_moves_to_postgresql_and_back(tmp_path: Path, empty_postgr
             await db.close()
 
 
+async def test_a_row_that_the_other_database_does_not_take_is_named(tmp_path: Path, empty_database_url: str) -> None:
+    source, target = Database(f"sqlite:///{tmp_path / 'from.db'}"), Database(empty_database_url)
+    try:
+        for db in (source, target):
+            await db.upgrade()
+        await fill(source)
+        await raw.change_credentials(source, suspended_by="U0REX")
+        await raw.sql(target, "CREATE UNIQUE INDEX narrow ON credentials (suspended_by)")
+        before = await everything(target)
+        with pytest.raises(Unusable, match=r"does not take a row of credentials: .* Nothing was copied"):
+            await copy(source, target)
+        assert await everything(target) == before
+    finally:
+        for db in (source, target):
+            await db.close()
+
+
 async def test_a_broken_chain_is_not_copied(db: Database, tmp_path: Path) -> None:
     await fill(db)
     await raw.allow_rewriting(db)

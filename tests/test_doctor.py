@@ -78,6 +78,10 @@ async def test_all_is_well(slack: Slack, doctor: Doctor, db: Database) -> None:
         assert part in healthy.stdout
     assert "this clock and Slack's agree" in healthy.stdout
     assert "Slack knows every owner" in healthy.stdout
+    deaf = await doctor(BOT_OWNERS=olga.id, LEAKS_SECRET="a-shared-secret-0123456789", PORT=None)
+    assert (deaf.exit_code, "nothing listens for reports" in deaf.stdout) == (1, True), deaf.stdout
+    heard = await doctor(BOT_OWNERS=olga.id, LEAKS_SECRET="a-shared-secret-0123456789", PORT="8099")
+    assert "nothing listens for reports" not in heard.stdout
 
 
 async def test_slack_and_the_database_are_told_apart(slack: Slack, app: App, doctor: Doctor, db: Database) -> None:

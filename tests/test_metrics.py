@@ -1,13 +1,18 @@
 """What the metrics say of the store and of the connection to Slack."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
 from bot import sweep
+from bot.new_password import Outcome
+from bot.run import NotYet, open_database
+from bot.settings import load
 from storage import audit
-from storage.database import Unavailable
+from storage.database import Trouble, Unavailable
 from tests import raw
 from tests.stage import Stage, stage
 from tests.stores import sqlite_store
@@ -52,3 +57,27 @@ async def test_what_the_database_did_not_do_is_counted(tmp_path: Path) -> None:
             await play.bot.services.db.ping()
         assert (value("smtp_bot_database_errors_total", trouble="replaced") or 0.0) > before
         (tmp_path / "elsewhere.db").rename(tmp_path / "bot.db")
+
+
+ALERTED = {
+    "smtp_bot_database_errors_total": {f'trouble="{trouble}"' for trouble in Trouble},
+    "smtp_bot_handovers_total": {f'outcome="{outcome}"' for outcome in Outcome},
+    "smtp_bot_http_refused_total": {'why="signature"', 'why="age"', 'why="too_large"'},
+    "smtp_bot_requests_total": {'outcome="failed"'},
+}
+
+
+def test_what_an_alert_counts_begins_at_0() -> None:
+    """Prometheus takes the first value that it sees of a series as where it begins: what is missing until then is not counted."""
+    show = "import sys; from prometheus_client import generate_latest; import bot.run; sys.stdout.buffer.write(generate_latest())"
+    shown = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, timeout=150, check=True).stdout.splitlines()
+    for name, labels in ALERTED.items():
+        series = [row for row in shown if row.startswith(f"{name}{{") and row.endswith(" 0.0")]
+        assert {label for label in labels if not any(label in row for row in series)} == set()
+
+
+async def test_a_database_that_is_away_at_the_start_is_counted() -> None:
+    before = value("smtp_bot_database_errors_total", trouble="away") or 0.0
+    with pytest.raises(NotYet):
+        await open_database(load({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}))
+    assert value("smtp_bot_database_errors_total", trouble="away") == before + 1

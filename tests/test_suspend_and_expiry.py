@@ -49,6 +49,56 @@ async def test_suspended_is_refused_and_resumed_works_again_with_the_same_passwo
     ]
 
 
+async def test_nothing_is_said_to_work_while_its_whole_mail_workspace_is_suspended(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await suspend(play)
+    [credential] = await play.credentials()
+    await play.db.change(workspaces.suspend_all, BY_TEST, credential.workspace_id)
+    refused = "Acme is suspended, by "
+    await play.wanda.types(play.mail, "/smtp")
+    await play.wanda.sees(refused)
+    await play.wanda.types(play.mail, "/smtp list")
+    assert refused in play.wanda.read(await play.wanda.sees("SMTP credentials in Acme (1)"))
+    await play.wanda.opens_home()
+    await play.wanda.sees_home(refused)
+    await play.wanda.types(play.mail, "/smtp resume Relay")
+    await play.wanda.sees_modal(refused)
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Resumed Relay, but not its mail workspace:")
+    assert "can send mail again" not in play.wanda.screen()
+    await play.wanda.closes()
+    await play.settled()
+    await play.mia.sees("All of Acme is suspended, so mail servers refuse it", play.mail)
+    assert "works again" not in play.mia.screen()
+    await play.wanda.types(play.mail, f"/smtp rotate {credential.username}")
+    await play.wanda.sees_modal(refused)
+    await play.wanda.submits()
+    await play.wanda.sees_modal("Password rotated")
+    await play.wanda.closes()
+    await play.settled()
+    assert refused in play.wanda.read(await play.wanda.sees("New password for Relay"))
+    await play.create(play.wanda, "Printer")
+    assert refused in play.wanda.read(await play.wanda.sees("New SMTP credential for Acme: Printer"))
+    assert await play.passdb() == []
+
+
+async def test_what_has_expired_is_not_said_to_work_again(play: Stage) -> None:
+    await play.create(play.wanda, "Relay")
+    await suspend(play)
+    await raw.change_credentials(play.db, expires_at=play.clock() - timedelta(days=1))
+    await play.wanda.types(play.mail, "/smtp resume Relay")
+    await play.wanda.sees_modal("stays refused until you also extend it")
+    await play.wanda.submits()
+    await play.wanda.sees_modal("stays refused until you extend it")
+    await play.wanda.closes()
+    await play.settled()
+    await play.mia.sees("It has expired, so mail servers refuse it until somebody extends it", play.mail)
+    assert "works again" not in play.mia.screen()
+    [username] = [one.username for one in await play.credentials()]
+    await play.wanda.types(play.mail, f"/smtp whois {username}")
+    await play.wanda.sees("expired: mail servers refuse it")
+
+
 async def test_what_nobody_resumes_deletes_itself_once(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     await suspend(play, "In 24 hours, unless it's resumed")
