@@ -48,10 +48,10 @@ async def submit(request: Request) -> Answer:
     credential_id, origin = await submitted(request)
     try:
         until = chosen(blocks.values(request.view or {}), services.db.clock())
-        credential, _ = await services.db.change(lifecycle.change_expiry, origin, credential_id, until)
+        credential, workspace = await services.db.change(lifecycle.change_expiry, origin, credential_id, until)
     except (ExpiryInvalid, LifeTooLong) as refusal:
         return Answer(errors(**{field_of(refusal): texts.in_field(refusal, services.command)}))
-    return Answer(update(extended_view(credential)))
+    return Answer(update(extended_view(credential, workspace)))
 
 
 def fields(initial: str | None = None, longest_days: int | None = None) -> list[Block]:
@@ -125,9 +125,9 @@ def extend_modal(credential: Credential, workspace: Workspace, channel: str | No
     )
 
 
-def extended_view(credential: Credential) -> dict[str, Any]:
-    until: list[Piece] = ["now works until ", when(credential.expires_at)] if credential.expires_at else ["no longer expires"]
+def extended_view(credential: Credential, workspace: Workspace) -> dict[str, Any]:
+    until: list[Piece] = ["now expires (", when(credential.expires_at), ")"] if credential.expires_at else ["no longer expires"]
     rows = [line(bold(credential.name), " ", *until, ". Its password stays the same.")]
     if credential.state == State.SUSPENDED:
         rows.append(line("It is suspended, so it stays refused until somebody resumes it."))
-    return notice(rows, "Expiry changed")
+    return notice([*rows, *texts.all_refused(workspace)], "Expiry changed")

@@ -13,6 +13,7 @@ from bot.blocks import Block, Piece, actions, bold, button, code, foot, in_words
 from bot.codec import OnCredential
 from bot.new_password import what_to_do
 from bot.suspend import OPEN_RESUME, OPEN_SUSPEND
+from bot.texts import all_refused
 from storage.audit import Again, Surface, What
 from storage.credentials import Suspension
 from storage.errands import AWAKE, BURST
@@ -69,6 +70,7 @@ def about_change(events: Sequence[AuditEvent], changed: Sequence[Credential], wo
                 rows.append(line("The old password works until ", when(changed[0].previous_until), ". Enter the new one before."))
             else:
                 rows.append(line("The old password no longer works. Enter the new one before sending resumes."))
+            rows += all_refused(workspace)
         case What.RESUME:
             rows = [line(by, " resumed ", *_named(changed[0], workspace), " ", *_works_again(changed[0], workspace, event.at))]
         case What.SUSPEND_ALL:

@@ -148,7 +148,7 @@ async def open_end_old(request: Request, credential_id: str) -> None:
 async def submit_end_old(request: Request) -> Answer:
     credential_id, origin = await submitted(request)
     credential, _ = await request.services.db.change(lifecycle.end_previous, origin, credential_id)
-    said = line("The old password of ", bold(credential.name), " is refused from now on. The new one works.")
+    said = line("The old password of ", bold(credential.name), " is refused from now on. The new one goes on as before.")
     return Answer(update(notice([said], "Old password ended")))
 
 
