@@ -81,6 +81,7 @@ async def test_nothing_is_said_to_work_while_its_whole_mail_workspace_is_suspend
     await play.wanda.types(play.mail, "/smtp list")
     await play.wanda.sees("SMTP credentials in Acme (1)")
     await play.wanda.chooses("Set expiry…", near="Relay")
+    await play.wanda.sees_modal("It never expires.")
     await play.wanda.selects("expires", "In 90 days")
     await play.wanda.submits()
     await play.wanda.sees_modal("Relay now expires (")
