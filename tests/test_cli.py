@@ -329,7 +329,7 @@ def test_the_rules_of_a_workspace(database_url: str) -> None:
     for wrong in ("-1", "3661", "ten"):
         assert run("workspace", "policy", "acme", "--longest-days", wrong)[0] == 2
     [username] = asyncio.run(fill_with(database_url))
-    assert run("revoke", username) == (1, f"{username}: Say why: in Acme Inc. deleting and suspending need a reason.\n")
+    assert run("revoke", username) == (1, f"{username}: Say why: in Acme Inc. deleting and suspending need a reason. Add --reason WHY.\n")
     assert run("revoke", username, "--reason", "leaked")[0] == 0
     assert run("workspace", "policy", "acme", "--longest-days", "0", "--most-live", "0", "--no-reason", "--devices") == (0, "no rules\n")
     assert "has rules" not in run("doctor")[1]
@@ -586,11 +586,3 @@ def test_workers_whose_ports_do_not_fit_are_named(tmp_path: Path) -> None:
     at = {"AUTHD_LISTEN": f"unix:{tmp_path / 'auth'}", "AUTHD_HTTP": "tcp:65535"}
     refused = smtp_bot(sqlite_store(tmp_path / "bot.db"), "authd", "--workers", "2", **at)
     assert (refused.exit_code, "AUTHD_HTTP: 2 workers need 2 ports from 65535 on" in refused.stderr) == (1, True)
-
-
-def test_a_reason_that_a_workspace_demands_is_asked_for_as_an_option(store: tuple[str, list[str]]) -> None:
-    url, (first, _) = store
-    smtp_bot(url, "workspace", "policy", "acme", "--reason")
-    refused = smtp_bot(url, "revoke", first)
-    assert (refused.exit_code, "Add --reason WHY." in refused.stderr) == (1, True)
-    assert smtp_bot(url, "revoke", first, "--reason", "leaked").exit_code == 0
