@@ -14,7 +14,7 @@ from bot.blocks import Block, Piece, actions, bold, button, channel, code, foot,
 from bot.codec import InAudit, OnEvent
 from bot.door import EVERYWHERE, Door, Request
 from storage import access, audit, listing, workspaces
-from storage.access import Action, Actor
+from storage.access import PRINCIPAL, Action, Actor
 from storage.audit import REVOKED, What
 from storage.database import Transaction
 from storage.models import AuditEvent, Workspace
@@ -24,7 +24,6 @@ from storage.typed import read
 OLDER = "older_audit"
 DETAILS = "audit_details"
 UNTIL = "audit_until"
-PERSON = re.compile(r"[UWS][A-Z0-9]{2,30}")
 ABOUT_MAX = 64
 
 
@@ -57,7 +56,7 @@ async def show(request: Request, target: str, before: int | None, replace: bool 
     workspace = await db.read(workspaces.of_channel, request.services.team, request.in_channel())
     await request.allow(Action.ADMINISTER, workspace, What.OPEN)
     about: str | None = target[:ABOUT_MAX] or None
-    if about and not PERSON.fullmatch(about):
+    if about and not PRINCIPAL.fullmatch(about):
         about = await db.read(_username_of, workspace, about)
     events, named = await db.read(_rows, workspace, about, before, until)
     await request.show(draw(workspace, events, about, named), replace)
@@ -117,7 +116,7 @@ def draw(workspace: Workspace, events: Sequence[AuditEvent], about: str | None, 
 
 
 def _about(about: str) -> Piece:
-    return principal(about) if PERSON.fullmatch(about) else code(about)
+    return principal(about) if PRINCIPAL.fullmatch(about) else code(about)
 
 
 def sentence(event: AuditEvent, named: dict[str, str]) -> list[Piece]:
@@ -166,7 +165,7 @@ def _subject(subject: str) -> list[Piece]:
     pieces: list[Piece] = []
     for word in subject.split(" "):
         one: Piece = word
-        if PERSON.fullmatch(word):
+        if PRINCIPAL.fullmatch(word):
             one = principal(word)
         elif re.fullmatch(r"[CDG][A-Z0-9]{4,30}", word):
             one = channel(word)

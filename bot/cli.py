@@ -29,7 +29,7 @@ from bot.blocks import flat
 from bot.settings import Settings, SettingsError, load
 from bot.texts import sentence
 from storage import audit, credentials, grants, leaks, lifecycle, listing, passwords, policy, replay, workspaces
-from storage.access import Actor, Role
+from storage.access import PRINCIPAL, Actor, Role
 from storage.audit import Origin, Surface
 from storage.connecting import Unusable, why
 from storage.copy import copy
@@ -543,7 +543,7 @@ def ungrant(principal: str, slug: Slug = None, everywhere: All = False) -> None:
 
 
 def _check_principal(principal: str) -> None:
-    if not grants.PRINCIPAL.fullmatch(principal):
+    if not PRINCIPAL.fullmatch(principal):
         raise typer.BadParameter("a Slack user id (U…) or user group id (S…)", param_hint="PRINCIPAL")
 
 
@@ -685,7 +685,7 @@ def each(
             else:
                 result = {"username": credential.username, done: True, "workspace": workspace.slug}
                 told = f"{credential.username}: {done} ({credential.name}, {workspace.slug})"
-                if credential.state == State.ACTIVE and (stopped := _stopped(credential, workspace, shell.db.clock())):
+                if credential.state == State.ACTIVE and (stopped := lifecycle.stopped(credential, workspace, shell.db.clock())):
                     told += f", but it stays refused: {stopped}"
                 lines.append((json.dumps(result) if as_json else told, False))
         named.say_cut()
@@ -769,7 +769,7 @@ def rotate(
             look = f"Whether that password works is not known. Look: smtp-bot audit --about {one.username}"
             typer.echo("That password will not work: nothing changed." if undone else look, err=True)
             raise
-        stopped = _stopped(one, workspace, shell.db.clock())
+        stopped = lifecycle.stopped(one, workspace, shell.db.clock())
         works = f"It will work when that ends: {stopped}." if stopped else "It works."
         typer.echo(f"{works} The old one {f'goes on for {old_works} hours' if until else 'no longer does'}.", err=True)
 
@@ -785,9 +785,11 @@ def whois(
 
     async def work(shell: Shell) -> None:
         named = await meant(shell, text)
-        slugs = {one.id: one for one in await shell.db.read(workspaces.all_of_them)}
+        known = {one.id: one for one in await shell.db.read(workspaces.all_of_them)}
+        now = shell.db.clock()
         for credential, standing in named.found:
-            row = _whole(credential, slugs[credential.workspace_id], shell.db.clock()) | ({"password": standing.value} if standing else {})
+            workspace = known[credential.workspace_id]
+            row = _whole(credential, workspace, now) | ({"password": standing.value} if standing else {})
             if as_json:
                 typer.echo(json.dumps(row))
                 continue
@@ -796,7 +798,7 @@ def whois(
                 if value not in (None, False) and title != "username":
                     typer.echo(f"  {title:<19} {'yes' if value is True else value}")
             if standing in (Standing.LIVE, Standing.PREVIOUS):
-                works = "" if _stopped(credential, slugs[credential.workspace_id], shell.db.clock()) else ", which works"
+                works = "" if lifecycle.stopped(credential, workspace, now) else ", which works"
                 typer.secho(f"  You gave its password{works}: smtp-bot revoke {credential.username}", fg=typer.colors.RED)
         for word in named.unknown:
             typer.echo(f"{word}: No credential has that username.", err=True)
@@ -1031,18 +1033,9 @@ def _whole(row: Credential, workspace: Workspace, now: datetime) -> dict[str, An
 def _credential_line(row: Listed, workspace: Workspace, now: datetime) -> str:
     used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
     expires = f"{row.expires_at:%Y-%m-%d}" if row.expires_at else "never"
-    stopped = _stopped(row, workspace, now)
+    stopped = lifecycle.stopped(row, workspace, now)
     state = typer.style(f"{stopped or row.state:<19}", fg=typer.colors.YELLOW if stopped else None)
     return f"{workspace.slug:<16} {row.username:<27} {row.created_at:%Y-%m-%d %H:%M}  {used:<16} {expires:<10} {state} {row.name}"
-
-
-def _stopped(row: Listed | Credential, workspace: Workspace, now: datetime) -> str | None:
-    """Why mail servers refuse it; None when they don't."""
-    if row.state != State.ACTIVE:
-        return row.state
-    if workspace.suspended_at is not None:
-        return "workspace suspended"
-    return "expired" if lifecycle.has_expired(row, now) else None
 
 
 def _event(event: AuditEvent) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _settings(settings: Settings, report: Report) -> None:
             report.bad(problem)
     if not settings.bot_owners:
         report.note("BOT_OWNERS is empty: nobody can make workspaces from Slack.", "Set it to your own member id.")
-    if (settings.leaks_secret.get_secret_value() or settings.leaks_github_keys) and settings.mode == "socket" and settings.port is None:
+    if (settings.leaks_secret.get_secret_value() or settings.leaks_github_keys) and not settings.listens:
         report.bad("LEAKS_SECRET or LEAKS_GITHUB_KEYS is set, but nothing listens for reports.", "Set PORT.")
 
 

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -41,9 +41,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+Outcome = Literal["done", "refused", "failed"]
 handled = Counter("smtp_bot_requests_total", "Requests from Slack", ["surface", "outcome"])
 for _surface in (Surface.COMMAND, Surface.HOME, Surface.MODAL, Surface.BUTTON):
-    for _outcome in ("done", "refused", "failed"):
+    for _outcome in get_args(Outcome):
         handled.labels(_surface, _outcome)  # begins at 0: a rate sees the first burst only so
 took = Histogram("smtp_bot_request_seconds", "From the request's arrival to the end of its handling", ["surface"])
 
@@ -391,7 +392,7 @@ class Door:
     ) -> bool:
         """Does it within the limit, and tells the person whatever is in the way; whether something was."""
         started = time.monotonic()
-        outcome = "done"
+        outcome: Outcome = "done"
         within = Within()
         try:
             async with time_limit(limit) as within:

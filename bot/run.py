@@ -205,7 +205,7 @@ class Bot:
                 raise
             # Nobody asked for this port: a second bot on the machine still starts.
             log.warning("no health and metrics for operators", why=str(error))
-        if settings.mode == "http" or settings.port is not None:
+        if settings.listens:
             found = self._found.__call__ if self._found is not None else None
             outside = web.for_slack(self._gate if settings.mode == "http" else None, self._health.problem, found)
             port = DEFAULT_PORT if settings.port is None else settings.port

@@ -309,6 +309,11 @@ class Settings(BaseModel):
         return self.bot_mode or ("socket" if self.slack_app_token.get_secret_value() else "http")
 
     @property
+    def listens(self) -> bool:
+        """Whether anything outside reaches it over HTTP: Slack, or who reports leaked passwords."""
+        return self.mode == "http" or self.port is not None
+
+    @property
     def signing_secrets(self) -> tuple[str, ...]:
         """What a request may be signed with: one, or the old and the new while it is rotated."""
         return tuple(one for one in re.split(r"[\s,;]+", self.slack_signing_secret.get_secret_value()) if one)

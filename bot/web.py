@@ -9,6 +9,7 @@ import platform
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, get_args
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Info, generate_latest
@@ -37,8 +38,9 @@ METRICS_A_SECOND = 20
 log = structlog.get_logger(__name__)
 build = Info("smtp_bot_build", "The release that runs")
 build.info({"version": release(), "python": platform.python_version()})
+Why = Literal["length", "too_large", "timestamp", "age", "signature", "encoding", "body"]
 refused = Counter("smtp_bot_http_refused_total", "HTTP requests refused before Bolt saw them", ["why"])
-for _why in ("length", "too_large", "timestamp", "age", "signature", "encoding", "body"):
+for _why in get_args(Why):
     refused.labels(_why)  # begins at 0: a rate sees the first burst only so
 
 Ready = Callable[[], Awaitable[str | None]]
@@ -48,7 +50,7 @@ Ready = Callable[[], Awaitable[str | None]]
 class Refused(Exception):
     """The request is not taken; `why` is the word in the metrics, `said` is answered."""
 
-    def __init__(self, status: int, why: str, said: str) -> None:
+    def __init__(self, status: int, why: Why, said: str) -> None:
         super().__init__(why)
         self.status = status
         self.why = why

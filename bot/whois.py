@@ -16,13 +16,12 @@ from bot.delete import OPEN_DELETE
 from bot.door import EVERYWHERE, Answer, Door, Request, notice, update
 from bot.leak import strings
 from bot.slack import Ok
-from storage import access, credentials, listing, mail_servers, workspaces
+from storage import access, credentials, lifecycle, listing, mail_servers, workspaces
 from storage import queue as queue_orders
 from storage.access import Action, Actor
 from storage.audit import Origin, What, record_refusal
 from storage.database import Transaction
 from storage.leaks import Standing
-from storage.lifecycle import has_expired
 from storage.models import Credential, State, Workspace
 from storage.queue import Act
 from storage.refusals import NoSuchCredential, PersonBarred
@@ -210,7 +209,7 @@ def draw(known: Known, token: InWhois, now: datetime, unused_days: int) -> list[
     rows.append(lines(*states))
     leaked = credential.id in token.pasted
     if leaked and credential.state == State.ACTIVE:
-        refused = known.workspace.suspended_at is not None or has_expired(credential, now)
+        refused = lifecycle.stopped(credential, known.workspace, now)
         rows.append(
             line(bold("You pasted its password" + (": treat it as leaked." if refused else ". It works now, so treat it as leaked.")))
         )
@@ -235,7 +234,7 @@ def _state(known: Known, now: datetime) -> list[Piece]:
             return [bold("State  "), "being created"]
         case _ if known.workspace.suspended_at:
             return [bold("State  "), "all credentials of this mail workspace are suspended"]
-        case _ if has_expired(credential, now):
+        case _ if lifecycle.has_expired(credential, now):
             return [bold("State  "), "expired: mail servers refuse it"]
     return [bold("State  "), "active"]
 

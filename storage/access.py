@@ -1,5 +1,6 @@
 """Who may do what. This module holds the table and answers `may`; nothing else decides, and the default is to deny."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,8 @@ from storage.refusals import Barred, NotAllowed, PersonBarred, Refusal, RoleUnkn
 FRESH = 60  # seconds that Slack's answer about a person or a user group counts for everything
 EMERGENCY = 3600  # seconds that it counts for stopping a credential, when Slack cannot be asked anew
 HELPERS_NAMED = 5
+PRINCIPAL = re.compile(r"[UWS][A-Z0-9]{2,30}")
+"""A Slack user (U, W) or user group (S)."""
 
 
 class Role(StrEnum):

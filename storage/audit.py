@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, bindparam, select, type_coerce, update
 
 from storage import errands
-from storage.access import Action, Actor, Right, Role, may
+from storage.access import PRINCIPAL, Action, Actor, Right, Role, may
 from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, AUDIT_HEAD, OLD_HASHES, AuditEvent, Credential, Workspace, as_row, milliseconds
 from storage.passwords import CROCKFORD, ID_LENGTH, mask
@@ -369,7 +369,6 @@ def hash_of(tx: Transaction, event: int) -> str | None:
     return GENESIS if event == 0 else tx.connection.scalar(select(AUDIT_EVENTS.c.hash).where(AUDIT_EVENTS.c.id == event))
 
 
-PRINCIPAL = re.compile(r"[UWS][A-Z0-9]{2,30}")
 USER = re.compile(r"[UW][A-Z0-9]{2,30}|shell:.*|sweep|errands")
 CREDENTIAL = re.compile(rf"[{CROCKFORD}]{{{ID_LENGTH}}}")
 

@@ -1,18 +1,16 @@
 """Role grants: giving and taking them. What they allow is `storage/access.py`."""
 
-import re
 from datetime import datetime
 
 from sqlalchemy import delete, func, insert, or_, select, update
 
-from storage.access import Action, Role
+from storage.access import PRINCIPAL, Action, Role
 from storage.audit import Attempt, Origin, What, attempt
 from storage.database import Transaction
 from storage.models import AUDIT_EVENTS, ROLE_GRANTS, WORKSPACES, RoleGrant, Workspace, as_row
 from storage.refusals import NoSuchGrant, PrincipalInvalid
 from storage.workspaces import by_id
 
-PRINCIPAL = re.compile(r"[UWS][A-Z0-9]{2,30}")  # a Slack user (U, W) or user group (S)
 HELD_MAX = 20
 """Of the roles elsewhere, so many are named."""
 

@@ -50,6 +50,15 @@ def has_expired(credential: Credential | Listed, now: datetime) -> bool:
     return credential.expires_at is not None and credential.expires_at <= now
 
 
+def stopped(credential: Credential | Listed, workspace: Workspace, now: datetime) -> str | None:
+    """Why mail servers refuse it, in a word or two for operators; None when they don't."""
+    if credential.state != State.ACTIVE:
+        return credential.state
+    if workspace.suspended_at is not None:
+        return "workspace suspended"
+    return "expired" if has_expired(credential, now) else None
+
+
 def begin_rotation(
     tx: Transaction, origin: Origin, credential_id: str, channel: str | None, key: str, mark: int | None, device: bool = False
 ) -> tuple[Credential, Workspace]:

@@ -3,11 +3,10 @@
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage.access import Action
+from storage.access import PRINCIPAL, Action
 from storage.audit import Origin, What, attempt
 from storage.credentials import about, rows, save
 from storage.database import Transaction
-from storage.grants import PRINCIPAL
 from storage.lifecycle import check_live
 from storage.models import CREDENTIALS, DEPARTED, FACTS, LIVE, ROLE_GRANTS, Credential, RoleGrant, Workspace, as_row
 from storage.refusals import AlreadyOwned, OwnerGone, PrincipalInvalid
