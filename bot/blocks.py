@@ -46,7 +46,7 @@ def people(slack_ids: Sequence[str]) -> list[Piece]:
 
 
 def utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "minutes") + " UTC"
 
 
 def when(moment: datetime) -> Piece:

@@ -1,9 +1,11 @@
-"""What travels through Slack in a button's `value` and a view's `private_metadata`: record ids and a place in a list, nothing else.
+"""What travels through Slack in a button's `value`, a row's `block_id` and a view's `private_metadata`: record ids and a place in a list,
+nothing else.
 
 What comes back is read strictly and looked up again; whoever presses is authorized again.
 """
 
-from collections.abc import Iterable
+import re
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -17,6 +19,8 @@ from storage.refusals import SurfaceOutdated
 from storage.tidy import Only
 
 WORDS_MAX = 100  # characters of what a list is filtered by
+BLOCK_ID_MAX = 255  # docs.slack.dev: reference/block-kit/blocks
+CREDENTIAL = rf"^[{CROCKFORD}]{{8}}$"
 Channel = Field(default=None, pattern=r"^[CDG][A-Z0-9]{2,30}$")
 
 
@@ -50,15 +54,15 @@ class OnWord(Token):
 class OnCredential(Token):
     """Something about one credential, with the channel that it was begun in."""
 
-    credential: str = Field(pattern=rf"^[{CROCKFORD}]{{8}}$")
+    credential: str = Field(pattern=CREDENTIAL)
     channel: str | None = Channel
 
 
 class InWhois(OnCredential):
     """One of the credentials that an answer to "whose is this" shows; and all of them, to draw it anew."""
 
-    shown: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(min_length=1, max_length=20)
-    pasted: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(default=[], max_length=20)
+    shown: list[Annotated[str, Field(pattern=CREDENTIAL)]] = Field(min_length=1, max_length=20)
+    pasted: list[Annotated[str, Field(pattern=CREDENTIAL)]] = Field(default=[], max_length=20)
     """Those whose password stood in what was asked about."""
 
 
@@ -76,15 +80,24 @@ class Does(StrEnum):
     MORE = "more"
 
 
-class InRow(OnCredential):
-    """An option of a row's menu; Slack takes 150 characters of it."""
+@dataclass(frozen=True)
+class InRow:
+    """A row of a list: its block's id. An option of its menu carries only what it does."""
 
-    does: Does = Does.DELETE
+    credential: str
+    place: str = ""
+    """How the list is shown, an `InList`; "" where it need not be drawn anew."""
 
-    def encode_each(self, offered: Iterable[Does]) -> list[str]:
-        """What `encode` writes of the options of one row."""
-        text = self.encode()
-        return [text.replace(f'"{self.does}"', f'"{one}"') for one in offered]
+    def encode(self) -> str:
+        return f"{self.credential} {self.place}"[:BLOCK_ID_MAX]
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Raises SurfaceOutdated."""
+        credential, blank, place = text.partition(" ")
+        if not blank or not re.fullmatch(CREDENTIAL, credential):
+            raise SurfaceOutdated
+        return cls(credential, place)
 
 
 class OnOwner(OnCredential):
@@ -102,7 +115,7 @@ class OnRotation(OnCredential):
 class OnMany(Token):
     """Several credentials at once; 50 ids fit into what Slack takes."""
 
-    credentials: list[Annotated[str, Field(pattern=rf"^[{CROCKFORD}]{{8}}$")]] = Field(min_length=1, max_length=50)
+    credentials: list[Annotated[str, Field(pattern=CREDENTIAL)]] = Field(min_length=1, max_length=50)
     channel: str | None = Channel
     leaked: bool = False
     reported: bool = False
@@ -147,7 +160,7 @@ class InList(Token):
 
     order: Order
     words: str = Field(default="", max_length=WORDS_MAX)
-    credential: str | None = Field(default=None, pattern=rf"^[{CROCKFORD}]{{8}}$")
+    credential: str | None = Field(default=None, pattern=CREDENTIAL)
     before: bool = False
     position: int = Field(default=0, ge=0)
 

@@ -85,7 +85,8 @@ async def acknowledgement_sent() -> None:
     event = _sent.get()
     if event is not None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), ACK_SENT_TIMEOUT)
+            async with asyncio.timeout(ACK_SENT_TIMEOUT):
+                await event.wait()
 
 
 _given_up: set[asyncio.Task[Any]] = set()

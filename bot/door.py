@@ -121,6 +121,11 @@ class Request:
         return str(self.action.get("value") or (self.action.get("selected_option") or {}).get("value") or "")
 
     @property
+    def block_id(self) -> str:
+        """Of the block that was pressed in."""
+        return str(self.action.get("block_id") or "")
+
+    @property
     def view_type(self) -> str:
         """`modal`, `home`, or nothing outside both."""
         return str((self.view or {}).get("type", ""))

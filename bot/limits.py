@@ -111,6 +111,8 @@ def changed_view(credential: Credential) -> dict[str, Any]:
 def brief(credential: Credential | Listed) -> str:
     """The limits on one line; empty when there are none."""
     now = Limits.of(credential)
+    if not now.any:
+        return ""
     said = limits.words(Limits((), *(getattr(now, name) for name in COUNTS)))
     if now.allowed_from:
         more = len(now.allowed_from) - NETWORKS_SHOWN

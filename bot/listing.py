@@ -134,7 +134,7 @@ async def _drawn(request: Request, wanted: InList) -> list[Block]:
         shown = await request.read(What.LIST, actor, look, actor, workspace.id, wanted)
     allowed, now, unused_days = TABLE[shown.right.role], services.db.clock(), services.settings.bot_unused_days
     place = wanted.encode()
-    rows = [row.draw(one, shown.traffic[one.id], allowed, request.channel, now, unused_days, place) for one in shown.page.rows]
+    rows = [row.draw(one, shown.traffic[one.id], allowed, now, unused_days, place) for one in shown.page.rows]
     return draw(shown.workspace, shown.page, wanted, allowed, rows, services.command, shown.admins)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
 
 from slack_bolt.app.async_app import AsyncApp
 
@@ -16,11 +18,10 @@ from storage.audit import What
 from storage.lifecycle import has_expired, has_old_password
 from storage.mail_servers import Traffic
 from storage.models import Credential, Listed, State
-from storage.refusals import AlreadyDeleted, IsSuspended, NoSuchCredential, NotSuspended
+from storage.refusals import AlreadyDeleted, IsSuspended, NoSuchCredential, NotSuspended, SurfaceOutdated
 
 ROW_MENU = "row_menu"
 MENU_MAX = 5  # options of an overflow menu: docs.slack.dev, reference/block-kit/block-elements/overflow-menu-element
-BLOCK_ID_MAX = 255  # docs.slack.dev: reference/block-kit/blocks
 OPENS: dict[Does, Callable[[Request, str], Awaitable[None]]] = {
     Does.ROTATE: rotate.open_modal,
     Does.END_OLD: rotate.open_end_old,
@@ -46,11 +47,13 @@ def register(app: AsyncApp, door: Door) -> None:
 
 
 async def chosen(request: Request) -> None:
-    token = InRow.decode(request.value)
-    if token.does is Does.MORE:
-        await open_more(request, token.credential)
+    credential_id = InRow.decode(request.block_id).credential
+    if request.value == Does.MORE:
+        await open_more(request, credential_id)
+    elif request.value in OPENS:
+        await OPENS[Does(request.value)](request, credential_id)
     else:
-        await OPENS[token.does](request, token.credential)
+        raise SurfaceOutdated
     shown = list_of(request)
     if request.opened and shown is not None:
         request.services.lists.keep(request.opened, shown)
@@ -58,10 +61,10 @@ async def chosen(request: Request) -> None:
 
 def list_of(request: Request) -> ListMessage | None:
     """The list in whose row this was chosen; None elsewhere."""
-    _, _, place = str(request.action.get("block_id") or "").partition(" ")
-    if request.action.get("action_id") != ROW_MENU or not (request.response_url and request.channel and place):
+    if request.action.get("action_id") != ROW_MENU or not (request.response_url and request.channel):
         return None
-    return ListMessage(request.response_url, request.channel, place)
+    place = InRow.decode(request.block_id).place
+    return ListMessage(request.response_url, request.channel, place) if place else None
 
 
 async def open_more(request: Request, credential_id: str) -> None:
@@ -75,20 +78,11 @@ async def open_more(request: Request, credential_id: str) -> None:
     await request.open(modal("More", [about, *([actions(*offers)] if offers else [])]))
 
 
-def draw(
-    credential: Listed,
-    traffic: Traffic,
-    allowed: frozenset[Action],
-    channel: str | None,
-    now: datetime,
-    unused_days: int,
-    place: str = "",
-) -> Block:
+def draw(credential: Listed, traffic: Traffic, allowed: frozenset[Action], now: datetime, unused_days: int, place: str = "") -> Block:
     """One row of a list.
 
     Args:
         allowed: what the reader may do.
-        channel: where the list is shown.
         unused_days: without a log-in, after which it is marked.
         place: in the list, to draw it anew there.
     """
@@ -103,35 +97,39 @@ def draw(
         name += " (expired)"
     made: Block = {
         "type": "section",
+        "block_id": InRow(credential.id, place).encode(),
         "text": plain(name),
         "fields": [mrkdwn(f"`{credential.username}`"), mrkdwn("\n".join(says))],
     }
-    if place:
-        made["block_id"] = f"{credential.id} {place}"[:BLOCK_ID_MAX]
     offers = menu(credential, allowed, now)
     if offers:
-        values = InRow(credential=credential.id, channel=channel).encode_each(offers)
-        options = [option(label, value) for label, value in zip(offers.values(), values, strict=True)]
+        options = [_option(label, does) for does, label in offers.items()]
         made["accessory"] = {"type": "overflow", "action_id": ROW_MENU, "options": options}
     return made
 
 
+@cache
+def _option(label: str, does: Does) -> dict[str, Any]:
+    return option(label, does.value)
+
+
 def menu(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
     """What the reader may do with it now; what does not fit into Slack's five options, or is seldom done, stands behind **More…**."""
-    offers = _often(credential, allowed, now)
-    if more(credential, allowed, now):
-        offers = {does: label for does, label in offers.items() if does is not Does.EXTEND or len(offers) < MENU_MAX}
-        offers[Does.MORE] = "More…"
-    return offers
+    return _divided(credential, allowed, now)[0]
 
 
 def more(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:
     """What stands behind **More…**."""
-    if Action.CREATE not in allowed or credential.state not in (State.ACTIVE, State.SUSPENDED):
-        return {}
+    return _divided(credential, allowed, now)[1]
+
+
+def _divided(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> tuple[dict[Does, str], dict[Does, str]]:
+    """What stands in the menu, and what behind **More…**."""
     often = _often(credential, allowed, now)
-    squeezed = {Does.EXTEND: often[Does.EXTEND]} if len(often) >= MENU_MAX else {}
-    return {**squeezed, Does.OWNER: "Owner…", Does.LIMITS: "Limits…"}
+    if Action.CREATE not in allowed or credential.state not in (State.ACTIVE, State.SUSPENDED):
+        return often, {}
+    squeezed = {Does.EXTEND: often.pop(Does.EXTEND)} if len(often) >= MENU_MAX else {}
+    return {**often, Does.MORE: "More…"}, {**squeezed, Does.OWNER: "Owner…", Does.LIMITS: "Limits…"}
 
 
 def _often(credential: Listed | Credential, allowed: frozenset[Action], now: datetime) -> dict[Does, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, union, union_all
@@ -115,11 +116,22 @@ def _both(columns: Select[Any]) -> Any:
     return union_all(columns.where(_EVERYWHERE), columns.where(_HERE))
 
 
-_OF_PRINCIPALS = _both(
-    select(_GRANTS.id, _GRANTS.principal, _GRANTS.role, _GRANTS.workspace_id).where(
-        _OF_TEAM, _GRANTS.principal.in_(bindparam("principals", expanding=True))
-    )
-)
+def _numbered(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Values for `_one_of`."""
+    return {f"{name}{number}": value for number, value in enumerate(values)}
+
+
+def _one_of(column: ColumnElement[Any], name: str, count: int) -> ColumnElement[bool]:
+    """One of so many values. SQLAlchemy writes a list that may have any length anew each time, which costs more than the query."""
+    return column.in_([bindparam(f"{name}{number}") for number in range(count)])
+
+
+@lru_cache
+def _of_principals(count: int) -> Any:
+    columns = select(_GRANTS.id, _GRANTS.principal, _GRANTS.role, _GRANTS.workspace_id)
+    return _both(columns.where(_OF_TEAM, _one_of(_GRANTS.principal, "principal", count)))
+
+
 _OF_ROLES = _both(
     select(_GRANTS.principal, _GRANTS.role).where(_OF_TEAM, _GRANTS.role.in_(bindparam("roles", expanding=True))),
 )
@@ -203,9 +215,6 @@ class ToAsk:
 _GROUPS = select(_GRANTS.principal).where(_OF_TEAM, _GRANTS.principal >= "S", _GRANTS.principal < "T").distinct().subquery()
 # Not as a range, which would lead through all groups of the team instead of to the grants of the workspaces.
 _AS_GROUPS = select(_GRANTS.principal).where(_OF_TEAM, func.substr(_GRANTS.principal, 1, 1) == "S")
-_GROUPS_OF = union(
-    _AS_GROUPS.where(_EVERYWHERE), _AS_GROUPS.where(_GRANTS.workspace_id.in_(bindparam("workspaces", expanding=True)))
-).subquery()
 
 
 def _with_moments(groups: Any) -> Any:
@@ -216,7 +225,13 @@ def _with_moments(groups: Any) -> Any:
 
 
 _TO_ASK = _with_moments(_GROUPS)
-_TO_ASK_OF = _with_moments(_GROUPS_OF)
+
+
+@lru_cache
+def _to_ask_of(count: int) -> Any:
+    """Of so many workspaces."""
+    here = _AS_GROUPS.where(_one_of(_GRANTS.workspace_id, "workspace", count))
+    return _with_moments(union(_AS_GROUPS.where(_EVERYWHERE), here).subquery())
 
 
 def to_ask(tx: Transaction, user: str, team: str, workspaces: Sequence[int] | None) -> ToAsk:
@@ -228,7 +243,7 @@ def to_ask(tx: Transaction, user: str, team: str, workspaces: Sequence[int] | No
     if workspaces is None:
         found = tx.connection.execute(_TO_ASK, values).all()
     else:
-        found = tx.connection.execute(_TO_ASK_OF, values | {"workspaces": list(workspaces)}).all()
+        found = tx.connection.execute(_to_ask_of(len(workspaces)), values | _numbered("workspace", workspaces)).all()
     return ToAsk(sorted(group for group, _ in found if group), {group or user: at for group, at in found if at is not None})
 
 
@@ -283,8 +298,8 @@ def _grants(tx: Transaction, team: str | None, workspace: Workspace | None, prin
     named = sorted(set(principals))
     if not named:
         return []
-    values = {"team": team, "principals": named, "workspace": workspace.id if workspace else None}
-    found = sorted(tx.connection.execute(_OF_PRINCIPALS, values).all())
+    values = {"team": team, "workspace": workspace.id if workspace else None} | _numbered("principal", named)
+    found = sorted(tx.connection.execute(_of_principals(len(named)), values).all())
     return [Held(principal, Role(role), workspace_id) for _, principal, role, workspace_id in found]
 
 

@@ -39,6 +39,7 @@ from storage.stale_wal import is_stale
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 STATEMENT_TIMEOUT = 10.0  # seconds
 READERS = 3  # threads; with one, a slow search would keep every list waiting
+READ_TURN = 0.02  # seconds; SQLite's usual read takes a tenth of it
 WRITERS = 4  # threads on PostgreSQL; on SQLite only one can write
 WRITER_LOCK = 0x534D5450  # PostgreSQL's advisory lock that only one writer holds
 UPGRADE_LOCK = WRITER_LOCK + 1  # the one that only one upgrade holds
@@ -258,7 +259,9 @@ class Database:
         self._noting = self._lane("note", 1, durable=False)
         # SQLite lets writers wait for each other by polling, in no order; those of one process stand in a queue.
         self._turn = threading.Lock() if self.sqlite else contextlib.nullcontext()
-        self._file = _identity(self.url) if self.sqlite else None
+        self._read_turn = threading.Lock()
+        self._path = connecting.sqlite_path(self.url)
+        self._file = _identity(self._path) if self.sqlite else None
 
     async def read(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns, from one moment of the store (SQLite) or each statement's (PostgreSQL).
@@ -268,6 +271,10 @@ class Database:
         """
 
         def work(job: _Job) -> T:
+            with self._in_turn():
+                return perhaps_again(job)
+
+        def perhaps_again(job: _Job) -> T:
             try:
                 return once()
             except DBAPIError as error:
@@ -279,13 +286,7 @@ class Database:
 
         def once() -> T:
             with self._reading.engine.connect() as connection:
-                if not self.sqlite:
-                    return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)
-                connection.exec_driver_sql("BEGIN")
-                try:
-                    return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)
-                finally:
-                    connection.exec_driver_sql("ROLLBACK")
+                return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)
 
         return await self._run(self._reading, work)
 
@@ -340,6 +341,19 @@ class Database:
         return await self._run(self._writing, work)
 
     @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One read of SQLite's after the other, unless one takes long: they would only hand the interpreter's lock to and fro."""
+        if not self.sqlite:
+            yield
+            return
+        got = self._read_turn.acquire(timeout=READ_TURN)
+        try:
+            yield
+        finally:
+            if got:
+                self._read_turn.release()
+
+    @contextlib.contextmanager
     def _begun(self, connection: Connection, job: _Job, alone: bool = True) -> Iterator[Transaction]:
         """A write transaction, committed at the end unless an exception ends it or nobody waits any more.
 
@@ -348,12 +362,9 @@ class Database:
         """
         with self._turn:
             job.check()
-            if self.sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.begin()
-                if alone:
-                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+            connection.begin()
+            if alone and not self.sqlite:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
             try:
                 yield Transaction(connection, self.clock, self.sqlite)
                 job.commit()
@@ -361,10 +372,7 @@ class Database:
                 self._roll_back(connection)
                 raise
             try:
-                if self.sqlite:
-                    connection.exec_driver_sql("COMMIT")
-                else:
-                    connection.commit()
+                connection.commit()
             except DBAPIError as error:
                 self._roll_back(connection)
                 # SQLite says for sure when it has not committed; over a network the answer may have been lost on its way.
@@ -374,17 +382,14 @@ class Database:
 
     def _roll_back(self, connection: Connection) -> None:
         with contextlib.suppress(DBAPIError):
-            if self.sqlite:
-                connection.exec_driver_sql("ROLLBACK")
-            else:
-                connection.rollback()
+            connection.rollback()
 
     async def _run(self, lane: _Lane, work: Callable[[_Job], T]) -> T:
         job = _Job()
 
         def run() -> T:
             job.check()
-            if self._file is not None and _identity(self.url) != self._file:
+            if self._file is not None and _identity(self._path) != self._file:
                 self.failed(Trouble.REPLACED)
                 raise Unavailable(Trouble.REPLACED)
             try:
@@ -417,7 +422,7 @@ class Database:
         for lane in (self._reading, self._writing, self._noting):
             lane.engine.dispose()
         self._check_wal()
-        self._file = _identity(self.url)
+        self._file = _identity(self._path)
 
     async def close(self) -> None:
         """Ends the threads, after what they are at."""
@@ -480,10 +485,9 @@ class Database:
             NoDatabase: the SQLite file is not there. Unusable: the database cannot be used, and why.
         """
         if self.sqlite:
-            file = connecting.sqlite_path(self.url)
-            connecting.check_file(file)
-            if not make and not file.exists():
-                raise NoDatabase(f"there is no database at {file}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
+            connecting.check_file(self._path)
+            if not make and not self._path.exists():
+                raise NoDatabase(f"there is no database at {self._path}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
             self._check_wal()
         engine = create_engine(self.url, hide_parameters=True, **self._options(None))
         if self.sqlite:
@@ -500,16 +504,16 @@ class Database:
         finally:
             engine.dispose()
             if self.sqlite:
-                self._file = _identity(self.url)
+                self._file = _identity(self._path)
                 _examined.add(self._file)
 
     def _check_wal(self) -> None:
         """Once a process, before it opens the file. Raises StaleWal."""
-        identity, path = _identity(self.url), connecting.sqlite_path(self.url)
+        identity = _identity(self._path)
         if identity is None or identity in _examined:
             return
-        if is_stale(path):
-            raise StaleWal(str(path))
+        if is_stale(self._path):
+            raise StaleWal(str(self._path))
         _examined.add(identity)
 
     def _lane(self, name: str, threads: int, durable: bool = True) -> _Lane:
@@ -518,14 +522,13 @@ class Database:
             poolclass=QueuePool,
             pool_size=threads,
             max_overflow=0,
-            pool_reset_on_return=None if self.sqlite else "rollback",
             hide_parameters=True,
             **({} if self.sqlite else {"pool_pre_ping": name != "read"}),
             **({"isolation_level": "AUTOCOMMIT"} if not self.sqlite and not self.pooled and name == "read" else {}),
             **self._options(durable),
         )
         if self.sqlite:
-            _prepare_sqlite(engine, "FULL" if durable else "NORMAL")
+            _prepare_sqlite(engine, "FULL" if durable else "NORMAL", "BEGIN" if name == "read" else "BEGIN IMMEDIATE")
         elif self.pooled:
             _begin_with(engine, self._said_in_each_transaction(durable))
         return _Lane(engine, ThreadPoolExecutor(threads, thread_name_prefix=f"db-{name}"))
@@ -641,10 +644,10 @@ def _touch(tx: Transaction) -> None:
     tx.connection.exec_driver_sql("UPDATE audit_head SET id = id")
 
 
-def _identity(url: URL) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
     try:
-        found = os.stat(connecting.sqlite_path(url))
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino
@@ -687,8 +690,8 @@ POSTGRES_TROUBLES = {
 }  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 
-def _prepare_sqlite(engine: Engine, synchronous: str, begin: str | None = None) -> None:
-    """`begin`: what SQLAlchemy begins transactions with (for migrations); without it `Database` does."""
+def _prepare_sqlite(engine: Engine, synchronous: str, begin: str) -> None:
+    """`begin`: the statement that every transaction begins with."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -698,8 +701,7 @@ def _prepare_sqlite(engine: Engine, synchronous: str, begin: str | None = None) 
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    if begin is not None:
-        _begin_with(engine, [begin])
+    _begin_with(engine, [begin])
 
 
 _alembic = threading.Lock()

@@ -32,7 +32,13 @@ class Limits:
 
     @classmethod
     def of(cls, credential: Credential | Listed) -> "Limits":
-        return cls(credential.allowed_from, *(getattr(credential, name) for name in COUNTS))
+        return cls(
+            credential.allowed_from,
+            credential.messages_hour,
+            credential.messages_day,
+            credential.recipients_hour,
+            credential.recipients_day,
+        )
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def page(
     query = _listed(descending, place is not None)
     if narrowing:
         query = query.where(*narrowing)
-    found = [Listed(*row) for row in tx.connection.execute(query, values)]
+    found = [Listed(*row) for row in tx.connection.execute(query, values).all()]
     more = len(found) > size
     found = found[:size]
     if backwards:

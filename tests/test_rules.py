@@ -345,7 +345,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "about": st.text(max_size=64),
     "inside": st.text(max_size=64),
     "order": st.sampled_from(Order),
-    "does": st.sampled_from(codec.Does),
     "home": st.builds(codec.InHome),
     "position": st.integers(0, 10**6),
     "word": st.from_regex(r"[a-z]{1,20}", fullmatch=True),
@@ -377,10 +376,13 @@ def test_a_token_is_read_as_it_was_written_and_with_nothing_beside(token: Token)
         type(token).decode(json.dumps(json.loads(written) | {"another": 1}))
 
 
-@given(VALUES["credential"], st.none() | VALUES["channel"], VALUES["does"])
-def test_the_options_of_a_row_are_written_at_once_as_one_by_one(credential: str, channel: str | None, does: codec.Does) -> None:
-    written = codec.InRow(credential=credential, channel=channel, does=does).encode_each(codec.Does)
-    assert written == [codec.InRow(credential=credential, channel=channel, does=one).encode() for one in codec.Does]
+@given(ID, st.text(max_size=codec.BLOCK_ID_MAX - 9))
+def test_a_row_is_read_as_it_was_written_and_with_no_other_id(credential: str, place: str) -> None:
+    row = codec.InRow(credential, place)
+    assert codec.InRow.decode(row.encode()) == row
+    for strange in (credential, credential[1:] + f" {place}", f"U{row.encode()}", f" {row.encode()}", ""):
+        with pytest.raises(SurfaceOutdated):
+            codec.InRow.decode(strange)
 
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists).map(json.dumps)))
