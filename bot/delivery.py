@@ -62,7 +62,7 @@ async def first_delivery() -> bool:
 
 async def _is_new(db: Database, key: str) -> bool:
     try:
-        new = await db.note(seen.first_time, key)
+        new = await db.note_one(seen.first_time, key)
     except Exception as error:
         # Nothing can be changed while the database is away; let the person read that something is wrong.
         log.error("cannot tell whether a delivery is new", error=cause(error))

@@ -331,6 +331,17 @@ class Database:
 
         return await self._run(self._noting, work)
 
+    async def note_one(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`note` for a function of one statement: PostgreSQL commits it in the same exchange, also when nobody waits for it any more."""
+
+        def work(job: _Job) -> T:
+            job.check()
+            with self._noting.engine.connect() as connection:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                return function(Transaction(connection, self.clock, self.sqlite), *args, **kwargs)
+
+        return await (self.note(function, *args, **kwargs) if self.sqlite or self.pooled else self._run(self._noting, work))
+
     async def look(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Reads after every change that was under way has ended: tells what became of one whose outcome is unknown. Raises Unavailable."""
 

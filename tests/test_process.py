@@ -323,13 +323,13 @@ async def test_nothing_is_begun_before_the_acknowledgement_went_out(db: Database
     delivered(db, "one delivery")
     sent = acknowledging()
     work.begin(begin())
-    assert await db.note(seen.first_time, "another")
+    assert await db.note_one(seen.first_time, "another")
     assert not begun.is_set()
     sent.set()
     assert await work.drain(120)
     assert begun.is_set()
     assert await first_delivery(), "a delivery that was asked about is not its own repetition"
-    assert not await db.note(seen.first_time, "one delivery")
+    assert not await db.note_one(seen.first_time, "one delivery")
 
 
 async def test_a_place_comes_back_from_who_fails_or_is_cancelled() -> None:

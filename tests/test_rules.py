@@ -248,14 +248,14 @@ async def test_what_was_received_is_remembered_for_longer_than_a_signature_count
     start = datetime(2026, 11, 25, tzinfo=UTC)
     now = start
     db.clock = lambda: now
-    assert await db.note(seen.first_time, "signature")
+    assert await db.note_one(seen.first_time, "signature")
     for seconds in (0, 1, 299, 300, 301, 599):
         now = start + timedelta(seconds=seconds)
         await db.note(seen.forget_old)
-        assert not await db.note(seen.first_time, "signature"), seconds
+        assert not await db.note_one(seen.first_time, "signature"), seconds
     now = start + timedelta(days=1)
     await db.note(seen.forget_old)
-    assert await db.note(seen.first_time, "signature")
+    assert await db.note_one(seen.first_time, "signature")
 
 
 async def test_a_password_is_sent_once_whatever_the_answer(play: Stage) -> None:
