@@ -251,11 +251,11 @@ async def report(bench: Bench, ours: list[Target], plain: Target, early: Target,
         return statistics.median(batch.acknowledged)
 
     row(
-        f"Acknowledging `/smtp list`, typed {PAUSE * 1000:.0f} ms after the one before was drawn, in times of a bare Bolt that acknowledges early",
+        f"Acknowledging `/smtp list`, {PAUSE * 1000:.0f} ms after the last was drawn, in times of a bare Bolt that acknowledges early",
         spread(ratios(acks[bot.name], acks[early.name], median_ack)),
         "≤ 1.5",
     )
-    row("The same, typed at the moment when it was drawn", spread(ratios(close[bot.name], close[early.name], median_ack)))
+    row("The same, at the moment when it was drawn", spread(ratios(close[bot.name], close[early.name], median_ack)))
     row("How many times faster than the app of Bolt's README", spread(ratios(acks[plain.name], acks[bot.name], median_ack), 1), "≥ 5")
 
     def cpu(batch: Taken) -> float:
