@@ -164,6 +164,7 @@ async def measure(url: str, count: int) -> None:
 
         def alone(tx: Transaction, query: Callable[[Transaction], Any] = query) -> float:
             """Seconds of CPU of the question itself, on the database thread."""
+            tx.connection.begin()
             used = time.thread_time()
             query(tx)
             return time.thread_time() - used
@@ -175,8 +176,8 @@ async def measure(url: str, count: int) -> None:
             own.append(await db.read(alone) * 1000)
             wall.append((time.perf_counter() - at) * 1000)
             cpu.append((time.process_time() - used) * 1000)
-        # BEGIN and ROLLBACK on SQLite are statements too.
-        ran = (statements - before) / ROUNDS - (2 if db.sqlite else 0)
+        # BEGIN on SQLite is a statement too.
+        ran = (statements - before) / ROUNDS - (1 if db.sqlite else 0)
         told = f"{statistics.median(own):9.3f} CPU ms, with all around it {statistics.median(cpu):9.3f}; {min(wall):9.3f} ms at best"
         print(f"{label:40} {told} {ran:5.1f} statements", flush=True)
     await db.close()
