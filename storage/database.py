@@ -260,8 +260,8 @@ class Database:
         # SQLite lets writers wait for each other by polling, in no order; those of one process stand in a queue.
         self._turn = threading.Lock() if self.sqlite else contextlib.nullcontext()
         self._read_turn = threading.Lock()
-        self._path = connecting.sqlite_path(self.url)
-        self._file = _identity(self._path) if self.sqlite else None
+        self._path = connecting.sqlite_path(self.url) if self.sqlite else None
+        self._file = _identity(self._path)
 
     async def read(self, function: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns, from one moment of the store (SQLite) or each statement's (PostgreSQL).
@@ -495,7 +495,7 @@ class Database:
         Raises:
             NoDatabase: the SQLite file is not there. Unusable: the database cannot be used, and why.
         """
-        if self.sqlite:
+        if self._path is not None:
             connecting.check_file(self._path)
             if not make and not self._path.exists():
                 raise NoDatabase(f"there is no database at {self._path}. You are in {Path.cwd()}: go where it is, or set DATABASE_URL.")
@@ -521,7 +521,7 @@ class Database:
     def _check_wal(self) -> None:
         """Once a process, before it opens the file. Raises StaleWal."""
         identity = _identity(self._path)
-        if identity is None or identity in _examined:
+        if self._path is None or identity is None or identity in _examined:
             return
         if is_stale(self._path):
             raise StaleWal(str(self._path))
@@ -655,8 +655,10 @@ def _touch(tx: Transaction) -> None:
     tx.connection.exec_driver_sql("UPDATE audit_head SET id = id")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path | None) -> tuple[int, int] | None:
     """Device and inode of an SQLite file; None while it is not there."""
+    if path is None:
+        return None
     try:
         found = os.stat(path)
     except OSError:
