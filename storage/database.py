@@ -39,7 +39,7 @@ from storage.stale_wal import is_stale
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 STATEMENT_TIMEOUT = 10.0  # seconds
 READERS = 3  # threads; with one, a slow search would keep every list waiting
-READ_TURN = 0.02  # seconds; SQLite's usual read takes a tenth of it
+READ_TURN = 0.02  # seconds that a read of SQLite's waits for the one before; the usual one takes a tenth of it
 WRITERS = 4  # threads on PostgreSQL; on SQLite only one can write
 WRITER_LOCK = 0x534D5450  # PostgreSQL's advisory lock that only one writer holds
 UPGRADE_LOCK = WRITER_LOCK + 1  # the one that only one upgrade holds
@@ -238,11 +238,14 @@ class Database:
         url: see `parse_url`.
         clock: tells the time for all that is stored.
         readers: threads that read at once.
+        read_turn: see READ_TURN.
         pooled: PgBouncer in transaction mode, or the like, stands before PostgreSQL: what holds for a session is said anew in each
             transaction, and nothing is prepared.
     """
 
-    def __init__(self, url: str, clock: Clock = utc_now, readers: int = READERS, pooled: bool = False) -> None:
+    def __init__(
+        self, url: str, clock: Clock = utc_now, readers: int = READERS, pooled: bool = False, read_turn: float = READ_TURN
+    ) -> None:
         self.url = parse_url(url)
         self.clock = clock
         self.sqlite = self.url.get_backend_name() == "sqlite"
@@ -259,7 +262,8 @@ class Database:
         self._noting = self._lane("note", 1, durable=False)
         # SQLite lets writers wait for each other by polling, in no order; those of one process stand in a queue.
         self._turn = threading.Lock() if self.sqlite else contextlib.nullcontext()
-        self._read_turn = threading.Lock()
+        self._reading_now = threading.Lock()
+        self._read_turn = read_turn
         self._path = connecting.sqlite_path(self.url) if self.sqlite else None
         self._file = _identity(self._path)
 
@@ -271,12 +275,9 @@ class Database:
         """
 
         def work(job: _Job) -> T:
-            with self._in_turn():
-                return perhaps_again(job)
-
-        def perhaps_again(job: _Job) -> T:
             try:
-                return once()
+                with self._in_turn():
+                    return once()
             except DBAPIError as error:
                 # A connection that was broken meanwhile is found out by using it: reading again does no harm.
                 if self.sqlite or not error.connection_invalidated:
@@ -357,12 +358,12 @@ class Database:
         if not self.sqlite:
             yield
             return
-        got = self._read_turn.acquire(timeout=READ_TURN)
+        got = self._reading_now.acquire(timeout=self._read_turn)
         try:
             yield
         finally:
             if got:
-                self._read_turn.release()
+                self._reading_now.release()
 
     @contextlib.contextmanager
     def _begun(self, connection: Connection, job: _Job, alone: bool = True) -> Iterator[Transaction]:

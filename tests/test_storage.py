@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from bot import notices, webhook
 from storage import access, asking, audit, credentials, errands, grants, lifecycle, listing, policy, posted, replay, seen, workspaces
 from storage.access import Action, Actor, Role
 from storage.audit import Origin, Surface
-from storage.database import Database, Schema, Transaction
+from storage.database import READERS, Database, Schema, Transaction
 from storage.journal import digest
 from storage.limits import Limits
 from storage.listing import Order
@@ -25,6 +27,7 @@ from storage.passwords import Choose, Hasher
 from storage.refusals import AlreadyDeleted, Barred, NameTaken, NoSuchGrant, NotAllowed, ReasonRequired, Refusal, RotationEnded
 from tests import raw
 from tests.stage import Clock
+from tests.stores import sqlite_store
 
 OWNER = Actor("U0OWNER", "T0HOME", owner=True)
 STRANGER = Actor("U0STRANGER", "T0HOME")
@@ -219,6 +222,36 @@ async def test_a_cancelled_write_keeps_nobody_waiting(db: Database) -> None:
         async with asyncio.timeout(120):
             await db.note(seen.first_time, f"next {number}")
     assert errors
+
+
+async def test_slow_searches_keep_no_list_waiting(db: Database) -> None:
+    ended = threading.Event()
+    slow = [asyncio.create_task(db.read(lambda _tx: ended.wait())) for _ in range(READERS - 1)]
+    try:
+        async with asyncio.timeout(120):
+            for number in range(20):
+                assert await db.read(lambda _tx, number=number: number) == number  # type: ignore[misc]
+        assert not any(one.done() for one in slow)
+    finally:
+        ended.set()
+    await asyncio.gather(*slow)
+
+
+async def test_usual_reads_of_sqlite_follow_each_other(tmp_path: Path) -> None:
+    """Beside each other they would mostly hand the interpreter's lock to and fro."""
+    db = Database(sqlite_store(tmp_path / "bot.db"), read_turn=300)
+    at_once, most = 0, 0
+
+    def look(_tx: Transaction) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.005)
+        at_once -= 1
+
+    await asyncio.gather(*(db.read(look) for _ in range(12)))
+    await db.close()
+    assert most == 1
 
 
 async def test_nobody_gives_or_takes_a_role_in_another_slack_team(db: Database, acme: Workspace) -> None:
