@@ -42,7 +42,7 @@ def postgres_server() -> Iterator[str]:
     if postgres.binaries() is None:
         need("PostgreSQL's server (Debian: postgresql)")
     # Of hundreds of databases that live for a second each, none needs a vacuum; looking after them takes a quarter of the machine.
-    with postgres.private_cluster(autovacuum="off", full_page_writes="off") as address:
+    with postgres.private_cluster(autovacuum="off", full_page_writes="off", max_wal_size="128MB") as address:
         yield address
 
 
@@ -50,15 +50,23 @@ _names = (f"test_{number}" for number in itertools.count())
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_server: str) -> str:
-    """The address of a new, empty PostgreSQL database."""
-    return postgres.new_database(postgres_server, next(_names))
+def database_name(postgres_server: str) -> Iterator[str]:
+    """For one database, which is gone after the test: removing hundreds of them at the end takes half a minute."""
+    name = next(_names)
+    yield name
+    postgres.drop_database(postgres_server, name)
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+def empty_postgres_url(postgres_server: str, database_name: str) -> str:
+    """The address of a new, empty PostgreSQL database."""
+    return postgres.new_database(postgres_server, database_name)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, database_name: str) -> str:
     """The address of a new store on PostgreSQL."""
-    return stores.postgres_store(postgres_server, next(_names))
+    return stores.postgres_store(postgres_server, database_name)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -15,6 +15,8 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
+IN_MEMORY = "/dev/shm"
+ROOM = 4 * 1024**3  # bytes
 STRICT = """
 host all locked 127.0.0.1/32 scram-sha-256
 hostnossl all encrypted 127.0.0.1/32 reject
@@ -38,10 +40,23 @@ def new_database(server: str, name: str, template: str = "template1") -> str:
     return f"{server}/{name}"
 
 
+def drop_database(server: str, name: str) -> None:
+    """Also when somebody is still connected to it, or it was never made."""
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def _room(folder: str) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -55,7 +70,7 @@ def private_cluster(**more: str) -> Iterator[str]:
     if os.geteuid() == 0:
         names = {entry.pw_name for entry in pwd.getpwall()}
         user = "postgres" if "postgres" in names else "nobody"
-    home = Path(tempfile.mkdtemp(prefix="postgres-"))
+    home = Path(tempfile.mkdtemp(prefix="postgres-", dir=IN_MEMORY if _room(IN_MEMORY) > ROOM else None))
     port = free_port()
     tools = binaries()
     assert tools is not None
