@@ -200,6 +200,20 @@ async def test_a_row_menu_of_somebody_who_lost_their_role_does_nothing(play: Sta
     assert len(await play.passdb()) == 1
 
 
+@pytest.mark.parametrize("value", ['{"credential":"%s","does":"delete"}', "explode", "DELETE", ""])
+async def test_a_row_menu_of_an_older_release_says_so(play: Stage, value: str) -> None:
+    await play.create(play.wanda, "Relay")
+    [credential] = await play.credentials()
+    await play.wanda.types(play.mail, "/smtp list")
+    shown = await play.wanda.sees("SMTP credentials in Acme")
+    block = next(one for one in shown.blocks if "accessory" in one)
+    given = value.replace("%s", credential.id)
+    option = {"text": {"type": "plain_text", "text": "Delete…", "emoji": False}, "value": given}
+    await play.wanda.acts(shown, block, block["accessory"], {"selected_option": option})
+    await play.wanda.sees("This was made before I was updated")
+    assert len(await play.passdb()) == 1
+
+
 async def test_a_name_that_was_deleted_can_be_used_again_and_a_username_never(play: Stage) -> None:
     await play.create(play.wanda, "Relay")
     await play.wanda.presses("Delete credential", await play.wanda.sees(": Relay"))
