@@ -118,9 +118,9 @@ async def test_who_left_and_what_is_gone(slack: Slack, doctor: Doctor, db: Datab
 
 
 async def test_a_broken_chain_a_damaged_file_and_open_files(tmp_path: Path, doctor: Doctor, db: Database) -> None:
+    (tmp_path / "bot.db").chmod(0o644)  # before something is written: afterwards it looks like a restore
     await raw.allow_rewriting(db)
     await raw.sql(db, "UPDATE audit_events SET user_id = 'somebody'")
-    (tmp_path / "bot.db").chmod(0o644)
     sick = await doctor()
     assert "Row 1 of the audit log is not what was written. Keep a copy" in sick.stdout, sick.stdout
     assert f"may read {tmp_path / 'bot.db'}. Run: chmod o=" in sick.stdout
