@@ -85,8 +85,8 @@ class InRow:
     """A row of a list: its block's id. An option of its menu carries only what it does."""
 
     credential: str
-    place: str = ""
-    """How the list is shown, an `InList`; "" where it need not be drawn anew."""
+    place: str
+    """How the list is shown, an `InList`."""
 
     def encode(self) -> str:
         return f"{self.credential} {self.place}"[:BLOCK_ID_MAX]

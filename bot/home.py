@@ -188,7 +188,7 @@ async def view_for(request: Request, wanted: InHome, searched_password: bool = F
         rows += nothing(workspace, wanted, right, shown.admins)
     else:
         allowed, unused_days = TABLE[right.role], services.settings.bot_unused_days
-        rows += [row.draw(one, shown.traffic[one.id], allowed, services.db.clock(), unused_days) for one in page.rows]
+        rows += [row.draw(one, shown.traffic[one.id], allowed, services.db.clock(), unused_days, wanted.encode()) for one in page.rows]
         rows += bottom(page, wanted)
     rows += [DIVIDER, line(*texts.role_sentence(shown.held, workspace, shown.admins))]
     if not shown.connected:

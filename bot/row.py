@@ -78,7 +78,7 @@ async def open_more(request: Request, credential_id: str) -> None:
     await request.open(modal("More", [about, *([actions(*offers)] if offers else [])]))
 
 
-def draw(credential: Listed, traffic: Traffic, allowed: frozenset[Action], now: datetime, unused_days: int, place: str = "") -> Block:
+def draw(credential: Listed, traffic: Traffic, allowed: frozenset[Action], now: datetime, unused_days: int, place: str) -> Block:
     """One row of a list.
 
     Args:
